@@ -1,0 +1,41 @@
+"""layerparallel: deep residual networks trained in parallel across their layers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .body import Body, Driven, chain
+from .layers import Convolution, Dense, Hamiltonian
+from .network import Network, SerialNetwork
+from .solution import Solution
+from .solvers import MGRIT, Parareal, Serial, Split
+
+__version__ = "0.1.0"
+
+_LAZY: dict[str, str] = {}
+"""Names that are loaded when they are used: `import layerparallel` needs torch alone."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "MGRIT",
+    "Body",
+    "Convolution",
+    "Dense",
+    "Driven",
+    "Hamiltonian",
+    "Network",
+    "Parareal",
+    "Serial",
+    "SerialNetwork",
+    "Solution",
+    "Split",
+    "chain",
+    *_LAZY,
+]

@@ -1,0 +1,256 @@
+"""The chain of any differentiable step: batched evaluation, adjoint by torch.autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .chain import Chain, CoarseOperator, Intervals, State, copy_into, state_map
+from .fields import Function
+from .integrators import Integrator
+from .taped import TapedAdjoint
+
+
+@dataclass(frozen=True)
+class GenericChain(Chain):
+    """`steps` steps of an integrator applied to a field (see fields.py).
+
+    Args:
+        own: parameters of the single steps of the finest level, each (N, ...).
+        shared: parameters that all steps have in common.
+        step_size: h of the finest level.
+        span: finest steps per step of this level.
+    """
+
+    field: Any
+    integrator: Integrator | None
+    own: tuple[Tensor, ...]
+    shared: tuple[Tensor, ...]
+    steps: int
+    step_size: float
+    start_time: float = 0.0
+    span: int = 1
+    operator: CoarseOperator = CoarseOperator()
+
+    def coarsen(self, factor: int, operator: CoarseOperator) -> GenericChain:
+        return replace(
+            self, steps=self.steps // factor, span=self.span * factor, operator=operator
+        )
+
+    @cached_property
+    def _layers(self) -> list[int]:
+        """Finest steps evaluated in one step of this level, counted from its first one."""
+        if not (self.own or self.field.timed or self.field.indexed) or self.span == 1:
+            return [0]
+        return self.operator.layers(self.span)
+
+    @cached_property
+    def _selected(self) -> tuple[Tensor, ...]:
+        """`own` of this level: (steps, s, ...)."""
+        return tuple(self.operator.select(p, self.span, self.steps) for p in self.own)
+
+    def _times(self, over: Intervals, device: torch.device) -> list[Tensor] | None:
+        """For every position the times (count * s,) of the layers evaluated there."""
+        if not self.field.timed:
+            return None
+        steps = torch.arange(over.first, over.stop, device=device).unflatten(0, (over.count, -1))
+        layers = torch.tensor(self._layers, device=device)
+        times = self.start_time + self.step_size * (
+            steps[..., None] * self.span + layers
+        ).to(torch.float64)
+        return [times[:, j].flatten() for j in range(over.length)]
+
+    def walk(
+        self,
+        u: State,
+        over: Intervals,
+        own: Sequence[Tensor],
+        shared: Sequence[Tensor],
+        rhs: State | None = None,
+        onto: State | None = None,
+    ) -> list[State]:
+        """All states passed, one entry per position; `own` covers just the steps of `over`.
+
+        `onto` is an array of known states: the walk is set back onto them after every step, while
+        derivatives flow through unchanged.
+        """
+        inside = Intervals(0, over.count, over.length)
+        own_at = inside.positions(tuple(own)) if own else [()] * over.length
+        rhs_at = over.positions(rhs, 1) if rhs is not None else None
+        onto_at = over.positions(onto, 1) if onto is not None else None
+        times = self._times(over, u[0].device)
+        visited = []
+        for j in range(over.walked):
+            layers = None
+            if self.field.indexed:
+                first = range(over.first + j, over.stop, over.length)
+                layers = [n * self.span + k for n in first for k in self._layers]
+            u = self._step(u, own_at[j], shared, layers, times[j] if times else None)
+            if rhs_at is not None:
+                u = state_map(torch.add, u, rhs_at[j])
+            if onto_at is not None:
+                u = state_map(lambda a, b: a + (b - a).detach(), u, onto_at[j])
+            visited.append(u)
+        return visited
+
+    def _step(
+        self,
+        u: State,
+        own: Sequence[Tensor],
+        shared: Sequence[Tensor],
+        layers: list[int] | None,
+        t: Tensor | None,
+    ) -> State:
+        samples = len(self._layers)
+        h = self.step_size * self.span
+        if isinstance(self.field, Function):
+            assert t is not None
+            if samples == 1:
+                return _like(u, self.field.whole_step(u, t.to(u[0].dtype), h))
+            many = self.field.whole_step(_repeat(u, samples), t.to(u[0].dtype), h)
+            return _like(u, _mean(many, samples))
+        own = tuple(p.flatten(0, 1) for p in own)
+
+        def residual(v: State, s: Tensor | None) -> State:
+            s = None if s is None else s.to(v[0].dtype)
+            if samples == 1:
+                return _like(v, self.field(v, own, shared, layers, s))
+            return _mean(self.field(_repeat(v, samples), own, shared, layers, s), samples)
+
+        assert self.integrator is not None
+        return self.integrator(residual, u, t, h)
+
+    def advance(
+        self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
+    ) -> State:
+        own = tuple(p[over.first : over.stop] for p in self._selected)
+        visited = self.walk(u, over, own, self.shared, rhs)
+        if into is not None:
+            for target, state in zip(over.positions(into, 1), visited, strict=False):
+                copy_into(target, state)
+        return visited[-1] if visited else u
+
+    def linearise(self, groups: int = 1) -> GenericAdjoint:
+        """An adjoint that is filled by its `record`; see `GenericAdjoint`."""
+        return GenericAdjoint(self, groups=groups)
+
+
+def _repeat(u: State, samples: int) -> State:
+    return tuple(a.unsqueeze(1).expand(-1, samples, *a.shape[1:]).flatten(0, 1) for a in u)
+
+
+def _mean(u: State, samples: int) -> State:
+    return tuple(a.unflatten(0, (-1, samples)).mean(1) for a in u)
+
+
+def _like(u: State, value: State) -> State:
+    """Refuses a step that changes the state's shape or dtype."""
+    if len(u) != len(value) or any(a.shape != b.shape for a, b in zip(u, value, strict=True)):
+        raise ValueError(
+            f"a step changed the state's shape from {[tuple(a.shape[1:]) for a in u]} to "
+            f"{[tuple(a.shape[1:]) for a in value]}; a chain needs one shape throughout, "
+            "so put the change into the opening or the closing"
+        )
+    for a, b in zip(u, value, strict=True):
+        if a.dtype != b.dtype and not torch.is_autocast_enabled(a.device.type):
+            raise ValueError(
+                f"a step changed the state's dtype from {a.dtype} to {b.dtype}; "
+                "cast inside the step or use autocast"
+            )
+    return value
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """One recorded walk: an autograd graph from departures and parameters to every state passed."""
+
+    departures: State
+    own: tuple[Tensor, ...]
+    shared: tuple[Tensor, ...]
+    visited: list[State]
+
+
+def _leaf(p: Tensor, on: bool) -> Tensor:
+    return p.detach().requires_grad_(on and p.is_floating_point())
+
+
+class GenericAdjoint(TapedAdjoint[_Graph]):
+    """The adjoint of a GenericChain: a sweep is one vector-Jacobian product of a recorded walk."""
+
+    chain: GenericChain
+
+    def _tape(self, u: State, over: Intervals, onto: State | None = None) -> _Graph:
+        chain, fine = self.chain, self.chain.span == 1
+        selected = [p[over.first : over.stop] for p in chain._selected]
+        departures = tuple(_leaf(a, True) for a in u)
+        own = tuple(
+            _leaf(s, fine and p.requires_grad) for s, p in zip(selected, chain.own, strict=True)
+        )
+        shared = tuple(_leaf(p, fine and p.requires_grad) for p in chain.shared)
+        with torch.enable_grad():
+            visited = chain.walk(departures, over, own, shared, onto=onto)
+        return _Graph(departures, own, shared, visited)
+
+    def _visited(self, tape: _Graph, over: Intervals) -> list[State]:
+        return [tuple(a.detach() for a in state) for state in tape.visited]
+
+    def _pull(
+        self,
+        tape: _Graph,
+        u: State,
+        over: Intervals,
+        collect: bool,
+        rhs: State | None,
+        into: State | None,
+    ) -> State:
+        outputs, weights = list(tape.visited[over.length - 1]), list(u)
+        wanted: list[Tensor] = []
+        rhs_at = over.positions(rhs) if rhs is not None else None
+        into_at = over.positions(into) if into is not None else None
+        down_to = over.length - over.walked  # the leftmost position that is reached
+        between = [
+            p
+            for p in range(over.length - 1, max(down_to, 1) - 1, -1)
+            if into_at is not None or p == down_to
+        ]
+        for p in between:
+            wanted += tape.visited[p - 1]
+        if rhs_at is not None:
+            for p in range(max(down_to, 1), over.length):
+                outputs += tape.visited[p - 1]
+                weights += rhs_at[p]
+        if down_to == 0:
+            wanted += tape.departures
+        parameters = [p for p in (*tape.own, *tape.shared) if p.requires_grad] if collect else []
+        inputs = [*wanted, *parameters]
+        kept = self.keep or not collect
+        found = torch.autograd.grad(outputs, inputs, weights, retain_graph=kept, allow_unused=True)
+        found = [
+            torch.zeros_like(w) if g is None else g for g, w in zip(found, inputs, strict=True)
+        ]
+        if collect:
+            self._gather(tape, over, found[len(wanted) :])
+        parts = len(u)
+        states = [tuple(found[k : k + parts]) for k in range(0, len(wanted), parts)]
+        if down_to == 0:
+            if rhs_at is not None:
+                states[-1] = state_map(torch.add, states[-1], rhs_at[0])
+            between.append(0)
+        if into_at is not None:
+            for p, state in zip(between, states, strict=True):
+                copy_into(into_at[p], state)
+        return states[-1]
+
+    def _gather(self, tape: _Graph, over: Intervals, found: list[Tensor]) -> None:
+        remaining = iter(found)
+        for k, leaf in enumerate(tape.own):
+            if leaf.requires_grad:
+                self._add_own(k, over, next(remaining)[:, 0])
+        for k, leaf in enumerate(tape.shared, start=len(tape.own)):
+            if leaf.requires_grad:
+                self._add_shared(k, next(remaining))

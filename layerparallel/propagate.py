@@ -1,0 +1,228 @@
+"""The propagation of a state through a chain as one differentiable operation.
+
+The only autograd.Function of the library: the forward solve records its last sweep, the backward pass
+solves the adjoint chain about it, and the last adjoint sweep collects the gradients of all parameters.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .chain import Adjoint, Chain, State
+from .solution import Solution
+from .solvers import MGRIT, Serial, Split
+
+Solver = Serial | MGRIT | Split
+
+
+class Binder(Protocol):
+    """Makes a chain of parameter tensors (a `Body`)."""
+
+    depth: int
+
+    def tensors(self) -> list[Tensor]: ...
+
+    def bind(self, tensors: Sequence[Tensor]) -> Chain: ...
+
+
+@dataclass
+class Guess:
+    """C-point states of the last forward and adjoint solve of one batch, detached."""
+
+    forward: State | None = None
+    adjoint: State | None = None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one propagation needs besides tensors."""
+
+    body: Binder
+    solver: Solver
+    parts: int
+    guess: Guess | None
+    report: Callable[[str, Solution], None]
+
+
+def propagate(
+    body: Binder,
+    u0: State,
+    inputs: Sequence[Tensor],
+    solver: Solver,
+    report: Callable[[str, Solution], None],
+    guess: Guess | None = None,
+) -> State:
+    """u[N] of the chain that `body` makes of its parameters, differentiable.
+
+    Args:
+        u0: the first state, in the user's shapes.
+        inputs: inputs per step, each (N, ...), of a driven chain.
+        report: called with "forward" or "adjoint" and the solution.
+        guess: where to start from, and where to leave the C-point states for the next call.
+
+    Raises:
+        ValueError: the solver does not fit the depth, or the state is not finite.
+        RuntimeError: called inside a torch.func transform, or differentiated twice.
+    """
+    if torch._C._functorch.maybe_current_level() is not None:
+        raise RuntimeError(
+            "torch.func transforms cannot pass through a layer-parallel network; "
+            "transform net.to_serial() instead"
+        )
+    solver.check(body.depth)
+    call = _Call(body, solver, len(u0), guess, report)
+    tensors = (*u0, *inputs, *body.tensors())
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
+        with torch.no_grad():
+            return _forward(call, tensors, record=False)[0]
+    return _Propagate.apply(call, *tensors)  # type: ignore[no-any-return]
+
+
+def _forward(
+    call: _Call, tensors: Sequence[Tensor], record: bool
+) -> tuple[State, Chain, Adjoint | None]:
+    u0 = tuple(tensors[: call.parts])
+    chain = call.body.bind(tensors[call.parts :])
+    solver = call.solver.forward.forward
+    adjoint = chain.linearise(solver.groups(chain.steps)) if record else None
+    guess = call.guess.forward if call.guess is not None else None
+    packed = chain.pack(u0)
+    solution = _guarded(solver, chain, packed, guess, adjoint, False)
+    _refuse_non_finite(u0, solution.end)
+    if call.guess is not None and solution.points is not None:
+        call.guess.forward = tuple(p.detach() for p in solution.points)
+    call.report("forward", solution)
+    return chain.unpack(solution.end, u0), chain, adjoint
+
+
+class _Propagate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> State:  # type: ignore[override]
+        end, ctx.chain, ctx.adjoint = _forward(call, tensors, record=True)
+        ctx.call = call
+        device = tensors[0].device.type
+        ctx.autocast = (
+            device,
+            torch.is_autocast_enabled(device),
+            torch.get_autocast_dtype(device),
+        )
+        # the tensors are kept by the recorded sweep; saving them makes autograd watch their versions
+        ctx.save_for_backward(*tensors)
+        return end
+
+    @staticmethod
+    def backward(ctx: Any, *outgoing: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors  # raises autograd's own error after a first backward
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the layer-parallel gradient cannot be differentiated again (create_graph=True); "
+                "use net.to_serial() for second derivatives"
+            )
+        call, adjoint = ctx.call, ctx.adjoint
+        adjoint.keep = _graph_is_kept()
+        parts = call.parts
+        device, enabled, dtype = ctx.autocast
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
+            guess = call.guess.adjoint if call.guess is not None else None
+            solution = _guarded(call.solver.adjoint.adjoint, adjoint, packed, guess, None, True)
+        if call.guess is not None and solution.points is not None:
+            call.guess.adjoint = tuple(p.detach() for p in solution.points)
+        call.report("adjoint", solution)
+        start = ctx.chain.unpack(solution.end, tensors[:parts])
+        gradients = adjoint.gradients()
+        if not adjoint.keep:
+            adjoint.free()
+            ctx.adjoint = ctx.chain = None
+        found = [gradients.get(k) for k in range(len(tensors) - parts)]
+        return (None, *start, *found)
+
+
+def _graph_is_kept() -> bool:
+    """Whether the running backward pass was called with retain_graph=True."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+
+
+def _guarded(
+    solver: Serial | MGRIT,
+    chain: Chain,
+    u0: State,
+    guess: State | None,
+    recorder: Adjoint | None,
+    collect: bool,
+) -> Solution:
+    """Solves, and propagates serially instead if the iteration did not behave."""
+    guarded = isinstance(solver, MGRIT) and solver.guard
+    if guess is not None and any(
+        g.shape[1:] != u.shape[1:] or g.dtype != u.dtype or g.device != u.device
+        for g, u in zip(guess, u0, strict=True)
+    ):
+        guess = None  # another batch size: nothing to start from
+    keep = isinstance(chain, Adjoint) and chain.keep
+    if isinstance(chain, Adjoint) and guarded:
+        chain.keep = True  # the serial solver may have to go over it again
+    try:
+        solution = solver.solve(chain, u0, guess, recorder, collect)
+        reason = _misbehaved(solution) if guarded else None
+        if reason is None:
+            return solution
+        if isinstance(chain, Adjoint):
+            chain.gradients()
+        name = "adjoint" if chain.reverse else "forward"
+        warnings.warn(
+            f"layer-parallel {name} solve: {reason}; this batch is propagated serially "
+            "(more cycles, a smaller coarsening or another coarse operator may help)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        spent = solution.evaluations
+        serial = Serial(solver.memory).solve(chain, u0, None, recorder, collect)
+        serial.fallback = reason
+        serial.residual_tensors = solution.residual_tensors
+        serial.scale_tensor = solution.scale_tensor
+        serial.evaluations = [spent[0] + serial.evaluations[0], *spent[1:]]
+        return serial
+    finally:
+        if isinstance(chain, Adjoint):
+            chain.keep = keep
+
+
+GROWTH_MATTERS = 1e-3
+"""Relative residual below which a growing residual is rounding, not divergence."""
+
+
+def _misbehaved(solution: Solution) -> str | None:
+    relative = solution.relative_residual
+    if not math.isfinite(relative):
+        return "the residual is not finite"
+    if relative > 1:
+        return f"the residual is {relative:.2g} times the states"
+    residuals = solution.residual_tensors
+    if len(residuals) > 1 and relative > GROWTH_MATTERS:
+        first, last = float(residuals[0]), float(residuals[-1])
+        if last > first:
+            return f"the residual grew from {first:.2g} to {last:.2g}"
+    return None
+
+
+def _refuse_non_finite(u0: State, end: State) -> None:
+    if torch.is_autocast_enabled(u0[0].device.type):
+        return  # overflow is the gradient scaler's business
+    if u0[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    if all(bool(torch.isfinite(a).all()) for a in end):
+        return
+    if not all(bool(torch.isfinite(a).all()) for a in u0):
+        raise ValueError(
+            "the state that enters the chain holds NaN or infinity; check the input and the opening"
+        )
+    raise ValueError(
+        "the state became NaN or infinite inside the chain; lower the learning rate or the step size h"
+    )

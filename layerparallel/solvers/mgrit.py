@@ -1,0 +1,411 @@
+"""Multigrid reduction in time (MGRIT) in its full approximation scheme (FAS).
+
+Solves ``u[0] = u0, u[n+1] - Phi_n(u[n]) = g[n+1]`` for all n at once. C-points are the multiples of
+the coarsening m, the m steps between two of them are an interval. Two levels:
+
+1. F-relaxation: every interval from its C-point, all at the same time; it arrives at
+   ``z_i = Phi^m(u_{i-1})`` (with g added on the way).
+2. optionally CF-relaxation: ``u_i <- z_i`` and another F-relaxation.
+3. coarse problem: ``v_i = Phi_c(v_{i-1}) + tau_i`` with ``tau_i = z_i - Phi_c(u_{i-1})``; on more
+   levels it is solved by the same cycle. For a linear chain the correction alone is solved for.
+4. ``u_i <- v_i``, F-relaxation. The last one of a cycle is the first one of the next.
+
+Trailing steps that fill no interval (the leading ones of an adjoint) are propagated as they are.
+Source: Guenther, Ruthotto, Schroder, Cyr, Gauger (2020), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..chain import (
+    Adjoint,
+    Chain,
+    CoarseOperator,
+    Intervals,
+    State,
+    copy_into,
+    state_map,
+    two_norm,
+)
+from ..solution import Solution
+from .serial import Serial, check_memory
+
+Norm = Callable[[State], Tensor]
+
+
+@dataclass(frozen=True)
+class MGRIT:
+    """Layer-parallel multigrid for the forward and the adjoint propagation.
+
+    Args:
+        levels: number of levels, the fine one included; levels that would have fewer than
+            `smallest` steps are left out.
+        coarsening: m, one for all levels or one per coarsening.
+        relaxation: number of CF-relaxations that follow the F-relaxation, one for all levels or one
+            per level: 0 is F, 1 is FCF, nu is F(CF)^nu.
+        cycle: "V", "F" or "W".
+        forward_cycles: cycles of the forward solve.
+        adjoint_cycles: cycles of the adjoint solve.
+        tolerance: stop when the residual at the C-points, relative to the states there, is at most
+            this; the cycles are then an upper bound.
+        coarse: coarse operator: "inject", "mean_parameters" or "mean_residual".
+        samples: for "mean_residual", how many layers of an interval are evaluated; None for all.
+        start: first guess: "coarse" solves the coarsest level and interpolates, "nested" adds one
+            V-cycle on every level on the way up (full multigrid), "constant" puts u[0] everywhere.
+        first_down: whether the first cycle has a down part. If not, it is the coarse start and one
+            fine sweep. A guess that is given (warm start) always gets its down part.
+        smallest: fewest steps of the coarsest level.
+        warm_start: begin from the states of the last solve with the same batch (see `Network`).
+        memory: "store" keeps what the adjoint needs of every step; "recompute" keeps the C-points.
+        guard: fall back to the serial solver, for this batch, when residuals grow or are not finite.
+        norm: norm of residuals, of an array of states (points, ...) in the chain's own layout.
+    """
+
+    levels: int = 2
+    coarsening: int | tuple[int, ...] = 8
+    relaxation: int | tuple[int, ...] = 0
+    cycle: Literal["V", "F", "W"] = "V"
+    forward_cycles: int = 2
+    adjoint_cycles: int = 2
+    tolerance: float | None = None
+    coarse: Literal["inject", "mean_parameters", "mean_residual"] = "inject"
+    samples: int | None = None
+    start: Literal["coarse", "nested", "constant"] = "coarse"
+    first_down: bool = False
+    smallest: int = 1
+    warm_start: bool = False
+    memory: Literal["store", "recompute"] = "store"
+    guard: bool = True
+    norm: Norm = two_norm
+
+    def __post_init__(self) -> None:
+        _check_settings(self)
+
+    @property
+    def forward(self) -> MGRIT:
+        return self
+
+    @property
+    def adjoint(self) -> MGRIT:
+        """The same solver with the adjoint's number of cycles."""
+        return replace(self, forward_cycles=self.adjoint_cycles)
+
+    @property
+    def operator(self) -> CoarseOperator:
+        return CoarseOperator(self.coarse, self.samples)
+
+    def factors(self, steps: int) -> list[int]:
+        """The coarsening from every level to the next, for a chain of `steps` steps."""
+        factors: list[int] = []
+        while len(factors) < self.levels - 1:
+            m = _of_level(self.coarsening, len(factors))
+            if steps // m < self.smallest:
+                break
+            factors.append(m)
+            steps //= m
+        return factors
+
+    def relaxations(self, level: int) -> int:
+        return _of_level(self.relaxation, level)
+
+    def check(self, steps: int) -> None:
+        """Refuses a chain on which no coarse level can be built.
+
+        Raises:
+            ValueError: the coarsening is beyond the depth.
+        """
+        if not self.factors(steps):
+            m = _of_level(self.coarsening, 0)
+            raise ValueError(
+                f"coarsening {m} leaves {steps // m} coarse steps of a chain of {steps}, fewer than "
+                f"{self.smallest}; use a coarsening of at most {max(steps // self.smallest, 1)} or "
+                "Serial()"
+            )
+
+    def groups(self, steps: int) -> int:
+        """In how many groups the intervals are recomputed; 1 if everything is stored."""
+        if self.memory == "store":
+            return 1
+        return max(2, round((steps // self.factors(steps)[0]) ** 0.5))
+
+    def solve(
+        self,
+        chain: Chain,
+        u0: State,
+        guess: State | None = None,
+        recorder: Adjoint | None = None,
+        collect: bool = False,
+    ) -> Solution:
+        """Propagates u0 through the chain.
+
+        Args:
+            chain: a forward chain or an adjoint.
+            u0: the known state at the chain's beginning (its right end for an adjoint), (1, ...).
+            guess: array of C-point states 0..K of level 0 to start from.
+            recorder: an adjoint that records the last sweep, its linearisation.
+            collect: the last sweep of an adjoint chain also collects the parameter gradients.
+        """
+        return _Solve(self, chain, u0, recorder, collect).run(guess)
+
+
+def Parareal(
+    coarsening: int = 8, forward_cycles: int = 2, adjoint_cycles: int = 2, **options: object
+) -> MGRIT:
+    """Parareal (Lions, Maday, Turinici 2001): two-level MGRIT with F-relaxation.
+
+    Every coarse step propagates a whole time slice of `coarsening` steps. Further options are those
+    of `MGRIT`, but for levels and relaxation.
+    """
+    fixed = {"levels": 2, "relaxation": 0}
+    for name in fixed.keys() & options.keys():
+        raise TypeError(f"Parareal has {name}={fixed[name]}; use MGRIT to choose another value")
+    return MGRIT(
+        coarsening=coarsening,
+        forward_cycles=forward_cycles,
+        adjoint_cycles=adjoint_cycles,
+        **fixed,  # type: ignore[arg-type]
+        **options,  # type: ignore[arg-type]
+    )
+
+
+class _Solve:
+    """One run of the algorithm: `points[l]` are the C-points of level l, the states of level l+1."""
+
+    def __init__(
+        self, solver: MGRIT, chain: Chain, u0: State, recorder: Adjoint | None, collect: bool
+    ):
+        self.solver, self.u0, self.recorder, self.collect = solver, u0, recorder, collect
+        factors = solver.factors(chain.steps)
+        self.chains: list[Chain] = [chain]
+        for m in factors:
+            self.chains.append(self.chains[-1].coarsen(m, solver.operator))
+        self.bottom = len(factors)
+        self.inside, self.rest = [], []
+        for level, m in enumerate(factors):
+            steps = self.chains[level].steps
+            count = steps // m
+            self.inside.append(Intervals(0, count, m))
+            left = steps - count * m
+            self.rest.append(Intervals(count * m, 1, left) if left else None)
+        self.points = [
+            tuple(u.new_zeros((steps + 1, *u.shape[1:])) for u in u0)
+            for steps in (c.steps for c in self.chains[1:])
+        ]
+        self.rhs: list[State | None] = [None] * len(self.chains)
+        self.evaluations = [0] * len(self.chains)
+        self.backward = chain.reverse
+        self.linear = chain.linear
+
+    # ---- one level --------------------------------------------------------------------------
+
+    def states(self, level: int) -> State:
+        """Array of the states of a coarse level."""
+        return self.points[level - 1]
+
+    def advance(self, level: int, u: State, over: Intervals, keep: bool = True) -> State:
+        self.evaluations[level] += over.evaluations
+        into = self.states(level) if level and keep else None
+        return self.chains[level].advance(u, over, self.rhs[level] if keep else None, into)
+
+    def sweep(self, level: int, last: bool = False) -> State:
+        """F-relaxation, and one step further: where every interval arrives."""
+        over = self.inside[level]
+        departures = self.chains[level].depart(self.points[level], over_points(over))
+        if level or not last:
+            return self.advance(level, departures, over)
+        self.evaluations[0] += over.evaluations
+        return self._finally(departures, over)
+
+    def _finally(self, u: State, over: Intervals) -> State:
+        """The last pass over steps of the finest level: recorded, or its gradients collected."""
+        if self.recorder is not None:
+            return self.recorder.record(u, over)
+        chain = self.chains[0]
+        if self.collect and isinstance(chain, Adjoint):
+            return chain.collect(u, over)
+        return chain.advance(u, over)
+
+    def arrivals(self, level: int) -> State:
+        """The C-points that the intervals of a level arrive at: views into `points`."""
+        return self.chains[level].arrive(self.points[level], over_points(self.inside[level]))
+
+    def begin(self, level: int, start: State) -> None:
+        """Puts the known beginning of a level into its first C-point."""
+        if self.backward and (rest := self.rest[level]) is not None:
+            if level == 0:
+                self.evaluations[0] += rest.evaluations
+                start = self._finally(start, rest)
+            else:
+                start = self.advance(level, start, rest)
+        first = -1 if self.backward else 0
+        for target, source in zip(self.points[level], start, strict=True):
+            target[first] = source[0]
+
+    def end(self, level: int) -> None:
+        """After a coarse correction: C-points into the level's own states, F-points, the rest."""
+        over, states, points = self.inside[level], self.states(level), self.points[level]
+        m = over.length
+        closing = Intervals(0, over.count, m, walk=m - 1)
+        self.advance(level, self.chains[level].depart(points, over_points(over)), closing)
+        for target, source in zip(states, points, strict=True):
+            target[: over.stop + 1 : m] = source
+        if not self.backward and (rest := self.rest[level]) is not None:
+            self.advance(level, tuple(p[-1:] for p in points), rest)
+
+    def beginning(self, level: int) -> State:
+        """The known first state of a coarse level."""
+        return tuple(s[-1:] if self.backward else s[:1] for s in self.states(level))
+
+    # ---- cycles -----------------------------------------------------------------------------
+
+    def relax(self, level: int, arrived: State) -> State:
+        for _ in range(self.solver.relaxations(level)):
+            copy_into(self.arrivals(level), arrived)
+            arrived = self.sweep(level)
+        return arrived
+
+    def correct(self, level: int, arrived: State, kind: str) -> None:
+        """Coarse correction of the C-points of `level` from where its intervals arrived."""
+        coarse = level + 1
+        points = self.points[level]
+        before = tuple(p.clone() for p in points) if self.linear else points
+        every = Intervals(0, self.chains[coarse].steps, 1)
+        rhs = tuple(torch.zeros_like(p) for p in points)
+        target = self.chains[coarse].arrive(rhs, every)
+        if self.linear:  # the correction alone: zero guess, the residual on the right
+            copy_into(target, state_map(torch.sub, arrived, self.arrivals(level)))
+            for p in points:
+                p.zero_()
+        else:
+            departures = self.chains[coarse].depart(points, every)
+            coarsely = self.advance(coarse, departures, every, keep=False)
+            copy_into(target, state_map(torch.sub, arrived, coarsely))
+        self.rhs[coarse] = rhs
+        self.solve_level(coarse, kind)
+        self.rhs[coarse] = None
+        if self.linear:
+            for p, b in zip(points, before, strict=True):
+                p.add_(b)
+
+    def solve_level(self, level: int, kind: str) -> None:
+        """One cycle on a coarse level, or its exact solution on the coarsest."""
+        if level == self.bottom:
+            whole = Intervals(0, 1, self.chains[level].steps)
+            self.advance(level, self.beginning(level), whole)
+            return
+        again = {"V": [], "F": ["V"], "W": ["W"]}[kind]
+        for visit in (kind, *again):
+            for target, source in zip(self.points[level], self.states(level), strict=True):
+                target.copy_(source[: self.inside[level].stop + 1 : self.inside[level].length])
+            self.begin(level, self.beginning(level))
+            arrived = self.relax(level, self.sweep(level))
+            self.correct(level, arrived, visit)
+            self.end(level)
+
+    # ---- the whole solve --------------------------------------------------------------------
+
+    def start(self, guess: State | None) -> None:
+        if guess is not None:
+            copy_into(self.points[0], guess)
+            self.begin(0, self.u0)
+        elif self.solver.start == "constant":
+            self.begin(0, self.u0)
+            first = -1 if self.backward else 0
+            for p in self.points[0]:
+                p.copy_(p[first].clone().expand_as(p))
+        else:
+            self.begin(0, self.u0)
+            for level in range(1, self.bottom):
+                self.begin(level, self.beginning(level))
+            bottom = self.bottom
+            whole = Intervals(0, 1, self.chains[bottom].steps)
+            self.advance(bottom, self.beginning(bottom), whole)
+            for level in range(bottom - 1, 0, -1):
+                self.end(level)
+                if self.solver.start == "nested":
+                    self.solve_level(level, "V")
+
+    def run(self, guess: State | None) -> Solution:
+        solver = self.solver
+        self.start(guess)
+        skip = guess is None and solver.start != "constant" and not solver.first_down
+        done, limit = (1 if skip else 0), solver.forward_cycles
+        always = solver.tolerance is not None
+        solution = Solution(end=self.u0)
+        while True:
+            # any sweep may prove to be the last: recording again is free, collecting again is not
+            last = done == limit if not always else self.recorder is not None
+            if last and self.recorder is not None:
+                self.recorder.restart()
+            arrived = self.sweep(0, last)
+            residual = state_map(torch.sub, arrived, self.arrivals(0))
+            solution.residual_tensors.append(solver.norm(residual))
+            solution.scale_tensor = solver.norm(self.points[0])
+            if solver.tolerance is not None:
+                solution.converged = solution.relative_residual <= solver.tolerance
+            if done == limit or (always and solution.converged):
+                break
+            arrived = self.relax(0, arrived)
+            old = tuple(p.clone() for p in self.points[0])
+            self.correct(0, arrived, solver.cycle)
+            change = state_map(torch.sub, self.points[0], old)
+            solution.correction_tensors.append(solver.norm(change))
+            done += 1
+        if always and self.collect:
+            arrived = self.sweep(0, last=True)
+        end = tuple(a[:1] if self.backward else a[-1:] for a in arrived)
+        if not self.backward and (rest := self.rest[0]) is not None:
+            self.evaluations[0] += rest.evaluations
+            end = self._finally(end, rest)
+        solution.end, solution.points = end, self.points[0]
+        solution.evaluations = self.evaluations
+        return solution
+
+
+def over_points(over: Intervals) -> Intervals:
+    """The intervals of a level as the steps of the level below."""
+    return Intervals(0, over.count, 1)
+
+
+def _of_level(setting: int | tuple[int, ...], level: int) -> int:
+    return setting if isinstance(setting, int) else setting[min(level, len(setting) - 1)]
+
+
+def _check_settings(s: MGRIT) -> None:
+    def refuse(name: str, bound: str) -> None:
+        raise ValueError(f"{name}={getattr(s, name)!r} is out of range; use {bound}")
+
+    coarsening = (s.coarsening,) if isinstance(s.coarsening, int) else s.coarsening
+    relaxation = (s.relaxation,) if isinstance(s.relaxation, int) else s.relaxation
+    if s.levels < 2:
+        refuse("levels", "2 or more, or Serial()")
+    if not coarsening or any(m < 2 for m in coarsening):
+        refuse("coarsening", "2 or more")
+    if not relaxation or any(nu < 0 for nu in relaxation):
+        refuse("relaxation", "0 (F), 1 (FCF) or more")
+    if s.forward_cycles < 1:
+        refuse("forward_cycles", "1 or more, or Split(forward=Serial(), ...)")
+    if s.adjoint_cycles < 1:
+        refuse("adjoint_cycles", "1 or more, or Split(..., adjoint=Serial())")
+    if s.tolerance is not None and not s.tolerance > 0:
+        refuse("tolerance", "a positive number or None")
+    if s.cycle not in ("V", "F", "W"):
+        refuse("cycle", "'V', 'F' or 'W'")
+    if s.coarse not in ("inject", "mean_parameters", "mean_residual"):
+        refuse("coarse", "'inject', 'mean_parameters' or 'mean_residual'")
+    if s.samples is not None and s.samples < 1:
+        refuse("samples", "1 or more, or None for all layers of an interval")
+    if s.start not in ("coarse", "nested", "constant"):
+        refuse("start", "'coarse', 'nested' or 'constant'")
+    if s.smallest < 1:
+        refuse("smallest", "1 or more")
+    check_memory(s.memory)
+
+
+__all__ = ["MGRIT", "Parareal", "Serial"]

@@ -1,0 +1,100 @@
+"""Serial propagation: the reference that every other solver is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..chain import Adjoint, Chain, Intervals, State
+from ..solution import Solution
+
+if TYPE_CHECKING:
+    from .mgrit import MGRIT
+
+
+def segments(chain: Chain, parts: int) -> list[Intervals]:
+    """The whole chain as consecutive pieces, in the order in which the chain runs."""
+    size = -(-chain.steps // parts)
+    pieces = [
+        Intervals(first, 1, min(size, chain.steps - first)) for first in range(0, chain.steps, size)
+    ]
+    return pieces[::-1] if chain.reverse else pieces
+
+
+@dataclass(frozen=True)
+class Serial:
+    """One step after the other: ``u[n+1] = Phi_n(u[n])``, exact.
+
+    Args:
+        memory: ``store`` keeps what the backward pass needs of every step; ``recompute`` keeps about
+            sqrt(N) states and evaluates every step twice.
+    """
+
+    memory: Literal["store", "recompute"] = "store"
+
+    def __post_init__(self) -> None:
+        check_memory(self.memory)
+
+    @property
+    def forward(self) -> Serial:
+        return self
+
+    @property
+    def adjoint(self) -> Serial:
+        return self
+
+    def check(self, steps: int) -> None:
+        """Any chain can be propagated serially."""
+
+    def groups(self, steps: int) -> int:
+        return 1 if self.memory == "store" else max(2, round(steps**0.5))
+
+    def solve(
+        self,
+        chain: Chain,
+        u0: State,
+        guess: State | None = None,
+        recorder: Adjoint | None = None,
+        collect: bool = False,
+    ) -> Solution:
+        """Propagates u0, each part of shape (1, ...), through the chain; see `MGRIT.solve`."""
+        if recorder is not None:
+            recorder.restart()
+            take = recorder.record
+        else:
+            take = chain.collect if collect and isinstance(chain, Adjoint) else chain.advance
+        u = u0
+        for piece in segments(chain, self.groups(chain.steps)):
+            u = take(u, piece)
+        return Solution(end=u, evaluations=[chain.steps])
+
+
+@dataclass(frozen=True)
+class Split:
+    """One solver for the forward and another for the adjoint propagation.
+
+    For example ``Split(forward=Serial(), adjoint=MGRIT(levels=2, coarsening=8))``.
+    """
+
+    forward: Serial | MGRIT
+    adjoint: Serial | MGRIT
+
+    def __post_init__(self) -> None:
+        if self.forward.memory != self.adjoint.memory:
+            raise ValueError(
+                f"the forward solver's memory policy is {self.forward.memory!r} and the adjoint "
+                f"solver's {self.adjoint.memory!r}; give both the same"
+            )
+
+    @property
+    def memory(self) -> str:
+        return self.forward.memory
+
+    def check(self, steps: int) -> None:
+        self.forward.check(steps)
+        self.adjoint.check(steps)
+
+
+def check_memory(memory: str) -> None:
+    if memory not in ("store", "recompute"):
+        raise ValueError(f"memory={memory!r} is not a policy; use 'store' or 'recompute'")

@@ -1,0 +1,354 @@
+"""The one loop: epochs over shuffled mini batches, whatever the recipe and the method.
+
+A run goes through its phases (one, or several networks of growing depth), evaluates, records and
+saves as it goes, and then trains the same network serially for a slice of the same work, so that
+every run carries the ratio that was measured in it.
+"""
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerparallel import checkpoint
+from layerparallel.checkpoint import Checkpoint, CheckpointError, Moment
+from layerparallel.errors import InputError
+from layerparallel.evaluate import accuracy, residuals_per_cycle
+from layerparallel.progress import Display, Silent, Standing
+from layerparallel.record import Record, history, machine, read, write_summary
+from layerparallel.training.base import Method, StepRecord
+
+CYCLES = 8
+"""Cycles over which the residuals are followed at the end."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples `(n, ...)` and classes `(n,)`, held as tensors."""
+
+    train_x: Tensor
+    train_y: Tensor
+    validation_x: Tensor
+    validation_y: Tensor
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`epochs` epochs with one network; `build` gets the network of the phase before, or None."""
+
+    name: str
+    epochs: int
+    build: Callable[[nn.Module | None], Method]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is to be done, and nothing of what was done."""
+
+    recipe: str
+    options: Any
+    """The recipe's frozen dataclass: what `resume` builds the run from again."""
+    data: Data
+    phases: tuple[Phase, ...]
+    batch: int
+    seed: int
+    threads: int = 1
+    evaluate_every: int = 5
+    """Epochs between two evaluations."""
+    checkpoint_every: int = 10
+    """Epochs between two checkpoints."""
+    checkpoint_seconds: float = 60.0
+    """Seconds after which a checkpoint is due in the middle of an epoch, too."""
+    serial: Callable[[], Method] | None = None
+    """The same network as in the last phase, as ordinary serial PyTorch, before training."""
+    serial_epochs: int = 0
+    picture: Callable[[nn.Module, Path], None] | None = None
+    """Draws what only this recipe knows how to draw, into a folder."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    summary: dict[str, Any]
+    network: nn.Module
+
+
+@dataclass
+class Sums:
+    """What has been seen so far of an epoch; the sums stay on the device."""
+
+    loss: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    correct: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    samples: int = 0
+    seconds: float = 0.0
+
+    def add(self, found: StepRecord, count: int) -> None:
+        """Add one mini batch."""
+        self.loss = self.loss + found.loss.double() * count
+        self.correct = self.correct + found.correct
+        self.samples += count
+
+    def mean_loss(self) -> float:
+        """Loss per sample."""
+        return self.loss.item() / max(self.samples, 1)
+
+    def accuracy(self) -> float:
+        """Share of samples classed rightly, as they came by."""
+        return self.correct.item() / max(self.samples, 1)
+
+
+def train(run: Run, folder: Path, display: Display | None = None) -> Outcome:
+    """Do a run from its beginning, in a run folder made by `record.new_folder`."""
+    torch.set_num_threads(run.threads)
+    with Record(folder) as record:
+        record.append(
+            "start",
+            recipe=run.recipe,
+            options=dataclasses.asdict(run.options),
+            seed=run.seed,
+            machine=machine(),
+            phases=[{"name": phase.name, "epochs": phase.epochs} for phase in run.phases],
+        )
+        return _Training(run, folder, record, display or Silent()).go(None)
+
+
+def resume(run: Run, folder: Path, display: Display | None = None) -> Outcome:
+    """Go on with a run from its last whole checkpoint; without one, from its beginning.
+
+    In float64 on one thread the result is bitwise that of the unbroken run.
+    """
+    torch.set_num_threads(run.threads)
+    found = checkpoint.latest(folder)
+    done = (found.moment.phase, found.moment.epoch) if found else (0, 0)
+    with Record(folder) as record:
+        record.append("resume", done=done, machine=machine())
+        return _Training(run, folder, record, display or Silent()).go(found)
+
+
+def restore(run: Run, found: Checkpoint) -> Method:
+    """The method, with its network, as a checkpoint of this run holds it.
+
+    Raises:
+        CheckpointError: where the checkpoint does not fit the run.
+    """
+    method = None
+    for phase in run.phases[: found.moment.phase + 1]:
+        method = phase.build(method.network if method else None)
+    try:
+        assert method is not None
+        method.load_state_dict(found.state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"The checkpoint {found.path} does not fit the options of its run: was the record "
+            "changed?"
+        ) from error
+    return method
+
+
+class _Training:
+    """One run under way."""
+
+    def __init__(self, run: Run, folder: Path, record: Record, display: Display) -> None:
+        self.run = run
+        self.folder = folder
+        self.record = record
+        self.display = display
+        self.generator = torch.Generator().manual_seed(run.seed)
+        self.seconds = 0.0  # of training, without evaluations and checkpoints
+        self.saved = time.monotonic()
+
+    def go(self, found: Checkpoint | None) -> Outcome:
+        network: nn.Module | None = None
+        moment, sums = Moment(0, 0, 0), Sums()
+        method = None
+        torch.manual_seed(self.run.seed)
+        if found is not None:
+            moment = found.moment
+            method = restore(self.run, found)
+            sums = self._take_up(found.state["progress"])
+        for number, phase in enumerate(self.run.phases):
+            if number < moment.phase:
+                continue
+            if method is None:
+                method = phase.build(network)
+            if number > moment.phase:
+                moment = Moment(number, 0, 0)
+            with self._shown(phase.name, phase.epochs):
+                self._phase(number, phase, method, moment, sums)
+            network, method, sums = method.network, None, Sums()
+        assert network is not None
+        return Outcome(self._conclude(network), network)
+
+    def _take_up(self, progress: dict[str, Any]) -> Sums:
+        self.generator.set_state(progress["order"])
+        torch.set_rng_state(progress["rng"])
+        self.seconds = progress["seconds"]
+        return Sums(**progress["sums"])
+
+    @contextmanager
+    def _shown(self, name: str, epochs: int) -> Iterator[None]:
+        self.display.begin(name, self.run.data.train_x.shape[0] * epochs)
+        try:
+            yield
+        finally:
+            self.display.end()
+
+    def _phase(self, number: int, phase: Phase, method: Method, start: Moment, sums: Sums) -> None:
+        run, step = self.run, start.step
+        for epoch in range(start.epoch, phase.epochs):
+            last = self._epoch(method, phase, Moment(number, epoch, step), sums)
+            self.seconds += sums.seconds
+            done = epoch + 1
+            if not math.isfinite(sums.mean_loss()):
+                raise InputError(
+                    f"The loss became {sums.mean_loss()} in epoch {done}: lower the learning rate."
+                )
+            line = self._line(number, done, self.seconds, sums, last)
+            if done % run.evaluate_every == 0 or done == phase.epochs:
+                line["validation_accuracy"] = self._accuracy(method.network)
+            self.record.append("epoch", **line)
+            step, sums = 0, Sums()
+            if done % run.checkpoint_every == 0 or done == phase.epochs:
+                self._save(method, Moment(number, done, 0), self.generator.get_state(), sums)
+
+    def _epoch(self, method: Method, phase: Phase, at: Moment, sums: Sums) -> StepRecord | None:
+        """Train from mini batch `at.step` on to the end of the epoch."""
+        data, size = self.run.data, self.run.data.train_x.shape[0]
+        method.network.train()
+        order_before = self.generator.get_state()
+        batches = torch.randperm(size, generator=self.generator).split(self.run.batch)
+        found, paused = None, 0.0
+        before, began = sums.seconds, time.perf_counter()
+        for step in range(at.step, len(batches)):
+            chosen = batches[step]
+            try:
+                found = method.step(data.train_x[chosen], data.train_y[chosen])
+            except ValueError as error:  # the library refuses states that are no longer finite
+                raise InputError(f"Training stopped in epoch {at.epoch + 1}: {error}") from error
+            sums.add(found, len(chosen))
+            sums.seconds = before + time.perf_counter() - began - paused
+            if self.display.due():
+                self.display.show(self._standing(phase, at.epoch, sums, found))
+            late = time.monotonic() - self.saved > self.run.checkpoint_seconds
+            if late and at.phase < len(self.run.phases) and step + 1 < len(batches):
+                pause = time.perf_counter()
+                moment = Moment(at.phase, at.epoch, step + 1)
+                self._save(method, moment, order_before, sums)
+                paused += time.perf_counter() - pause
+        return found
+
+    def _standing(self, phase: Phase, epoch: int, sums: Sums, found: StepRecord) -> Standing:
+        size = self.run.data.train_x.shape[0]
+        return Standing(
+            epoch=epoch + 1,
+            epochs=phase.epochs,
+            samples=epoch * size + sums.samples,
+            total=phase.epochs * size,
+            rate=sums.samples / sums.seconds,
+            loss=sums.mean_loss(),
+            accuracy=sums.accuracy(),
+            forward_residual=found.forward_residual,
+            adjoint_residual=found.adjoint_residual,
+        )
+
+    def _line(
+        self, number: int, done: int, seconds: float, sums: Sums, last: StepRecord | None
+    ) -> dict[str, Any]:
+        return {
+            "phase": number,
+            "epoch": done,
+            "seconds": seconds,
+            "epoch_seconds": sums.seconds,
+            "samples_per_second": sums.samples / sums.seconds,
+            "train_loss": sums.mean_loss(),
+            "train_accuracy": sums.accuracy(),
+            "forward_residual": last.forward_residual if last else None,
+            "adjoint_residual": last.adjoint_residual if last else None,
+        }
+
+    def _accuracy(self, network: nn.Module, parallel: bool = False) -> float:
+        data = self.run.data
+        return accuracy(network, data.validation_x, data.validation_y, parallel=parallel)
+
+    def _save(self, method: Method, moment: Moment, order: Tensor, sums: Sums) -> None:
+        progress = {
+            "order": order,
+            "rng": torch.get_rng_state(),
+            "seconds": self.seconds,
+            "sums": dataclasses.asdict(sums),
+        }
+        checkpoint.save(self.folder, moment, {**method.state_dict(), "progress": progress})
+        self.saved = time.monotonic()
+
+    def _conclude(self, network: nn.Module) -> dict[str, Any]:
+        """Evaluate both ways, follow the residuals, train the serial slice, sum up."""
+        run, data = self.run, self.run.data
+        serially, in_parallel = self._accuracy(network), self._accuracy(network, parallel=True)
+        self.display.say(
+            f"validation accuracy {serially:.1%} propagated serially, {in_parallel:.1%} in parallel"
+        )
+        chosen = slice(0, run.batch)
+        forward, adjoint = residuals_per_cycle(
+            network,
+            data.train_x[chosen],
+            lambda output: nn.functional.cross_entropy(output, data.train_y[chosen]),
+            CYCLES,
+        )
+        self.record.append("cycles", forward=forward, adjoint=adjoint)
+        epochs = history(read(self.folder), "epoch")
+        last = [line for line in epochs if line["phase"] == len(run.phases) - 1]
+        ours = statistics.median(line["epoch_seconds"] for line in last)
+        theirs = self._serial_slice()
+        ratio = theirs / ours if theirs else None
+        if theirs and ratio:
+            self.display.say(
+                f"seconds per epoch: {theirs:.2f} serially, {ours:.2f} layer-parallel: "
+                f"{ratio:.1f} times as fast"
+            )
+        summary = {
+            "recipe": run.recipe,
+            "epochs": sum(phase.epochs for phase in run.phases),
+            "train_loss": last[-1]["train_loss"],
+            "train_accuracy": last[-1]["train_accuracy"],
+            "validation_accuracy": serially,
+            "validation_accuracy_parallel": in_parallel,
+            "seconds": self.seconds,
+            "epoch_seconds": ours,
+            "serial_epochs": run.serial_epochs if theirs else 0,
+            "serial_epoch_seconds": theirs,
+            "serial_ratio": ratio,
+            "machine": machine(),
+        }
+        write_summary(self.folder, summary)
+        return summary
+
+    def _serial_slice(self) -> float | None:
+        """Median seconds of a serial epoch: the same initial weights, the same mini batches.
+
+        It is not saved: a resumed run does it over again, from the fresh weights.
+        """
+        run = self.run
+        if run.serial is None or run.serial_epochs == 0:
+            return None
+        method, number = run.serial(), len(run.phases)
+        slice_ = Phase("serial slice", run.serial_epochs, lambda _: method)
+        self.generator.manual_seed(run.seed)
+        times = []
+        with self._shown(slice_.name, slice_.epochs):
+            for epoch in range(slice_.epochs):
+                sums = Sums()
+                last = self._epoch(method, slice_, Moment(number, epoch, 0), sums)
+                times.append(sums.seconds)
+                line = self._line(number, epoch + 1, sum(times), sums, last)
+                line["validation_accuracy"] = self._accuracy(method.network)
+                self.record.append("serial", **line)
+        return statistics.median(times)

@@ -1,0 +1,1 @@
+"""Ways of training a network; each has the one verb `step`."""

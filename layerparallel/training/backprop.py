@@ -1,0 +1,64 @@
+"""Ordinary training: propagate, back-propagate, step; with whatever solver the network has."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from layerparallel.training.base import StepRecord, last_residual
+
+
+class Backprop:
+    """The loop body of any PyTorch user; serial modules and layer-parallel networks alike.
+
+    Args:
+        network: the module to train.
+        optimizer: over its parameters.
+        criterion: from outputs `(batch, classes)` and classes `(batch,)` to the mean loss.
+        scheduler: advanced after every mini batch; None keeps the learning rate.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        scheduler: LRScheduler | None = None,
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.criterion = criterion
+        self.scheduler = scheduler
+
+    def step(self, x: Tensor, y: Tensor) -> StepRecord:
+        """Train on one mini batch: inputs `(batch, ...)`, classes `(batch,)`."""
+        self.optimizer.zero_grad()
+        output = self.network(x)
+        loss = self.criterion(output, y)
+        loss.backward()
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return StepRecord(
+            loss=loss.detach(),
+            correct=(output.detach().argmax(dim=-1) == y).sum(),
+            forward_residual=last_residual(getattr(self.network, "solution", None)),
+            adjoint_residual=last_residual(getattr(self.network, "adjoint_solution", None)),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network (layer-by-layer names), optimiser and scheduler."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else {},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])

@@ -1,0 +1,48 @@
+"""What every way of training has in common: one verb, `step`, and a state that can be saved."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step on one mini batch found, before it changed the parameters.
+
+    Loss and count stay tensors, so that a step on a device need not wait for them.
+    """
+
+    loss: Tensor
+    """Mean loss over the mini batch, 0-d, detached."""
+    correct: Tensor
+    """Samples classed rightly, 0-d, int64."""
+    forward_residual: float | None = None
+    """Residual of the forward solve when it ended, over the norm of its states; None if serial."""
+    adjoint_residual: float | None = None
+    """The same of the adjoint solve."""
+
+
+class Method(Protocol):
+    """A way of training `network`."""
+
+    network: nn.Module
+
+    def step(self, x: Tensor, y: Tensor) -> StepRecord:
+        """Train on one mini batch: inputs `(batch, ...)`, classes `(batch,)`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, in a form `torch.load(weights_only=True)` reads."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a state back; the next step is then the one that it would have been."""
+        ...
+
+
+def last_residual(solution: Any) -> float | None:
+    """The relative residual that a solution ended with; None where nothing was iterated."""
+    if solution is None or not solution.residuals:
+        return None
+    return solution.relative_residual

@@ -1,0 +1,95 @@
+"""The objective of training as optimal control: a loss and three regularisation terms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerparallel.network import Network
+
+
+class _InDepth(torch.autograd.Function):
+    """``size/2 |p|^2 + slope/2 sum_n |p[n+1] - p[n]|^2`` of one stacked parameter (N, ...).
+
+    By hand, because autograd's gradient of two overlapping slices costs several times as much.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, stacked: Tensor, size: float, slope: float) -> Tensor:
+        ctx.save_for_backward(stacked)
+        ctx.weights = size, slope
+        value = stacked.new_zeros(())
+        if size:
+            value = value + 0.5 * size * stacked.square().sum()
+        if slope:
+            value = value + 0.5 * slope * stacked.diff(dim=0).square().sum()
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (stacked,), (size, slope) = ctx.saved_tensors, ctx.weights
+        gradient = size * stacked
+        if slope:
+            jumps = slope * stacked.diff(dim=0)
+            gradient[1:] += jumps
+            gradient[:-1] -= jumps
+        return grads[0] * gradient, None, None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Loss plus regularisation (Günther et al., SIAM J. Math. Data Sci. 2(1), 2020, section 2).
+
+    ``criterion(output, target) + tikhonov/2 |theta|^2 + smoothness/2 h sum_n |(theta[n+1] -
+    theta[n]) / h|^2 + closing/2 |mu|^2`` with theta all parameters of the network's body (weights
+    and biases alike; not those of the opening), mu all parameters of its closing, h the body's step
+    size and n = 0..N-2. The smoothness term is a Riemann sum of the integral of ``|dtheta/dt|^2``,
+    so a network refined in depth keeps its value. Parameters that all steps share have no jumps in
+    depth and count in the first term alone.
+
+    Args:
+        criterion: from output and target to the loss, 0-d.
+        tikhonov, smoothness, closing: weights of the terms, at least 0.
+        weighted: False leaves out the factor h of the smoothness term, as the authors' code does;
+            the term then grows with N.
+
+    Raises:
+        ValueError: a weight is negative or not finite.
+    """
+
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    tikhonov: float = 0.0
+    smoothness: float = 0.0
+    closing: float = 0.0
+    weighted: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("tikhonov", "smoothness", "closing"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(
+                    f"{name} = {value} is not a weight of the objective; give a finite number "
+                    "of at least 0."
+                )
+
+    def __call__(self, network: Network, output: Tensor, target: Tensor) -> Tensor:
+        """The objective, 0-d and differentiable, of a network and its output for a batch."""
+        loss = self.criterion(output, target)
+        if self.tikhonov or self.smoothness or self.closing:
+            loss = loss + self.penalty(network)
+        return loss
+
+    def penalty(self, network: Network) -> Tensor:
+        """The three regularisation terms, 0-d; they depend on the parameters alone."""
+        body = network.body
+        slope = self.smoothness / body.h if self.weighted else self.smoothness / body.h**2
+        terms = []
+        for name, parameter in body.named_parameters():
+            weight = slope if body.layer_name(name)[1] else 0.0
+            if self.tikhonov or weight:
+                terms.append(_InDepth.apply(parameter, self.tikhonov, weight))
+        if self.closing:
+            terms += [0.5 * self.closing * p.square().sum() for p in network.closing.parameters()]
+        return torch.stack(terms).sum() if terms else torch.zeros(())
