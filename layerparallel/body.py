@@ -19,6 +19,10 @@ from .chain import Chain, State
 from .fields import Function, Stacked, Tied, Unlike, as_given, as_state, takes_time
 from .generic import GenericChain
 from .integrators import INTEGRATORS
+from .workspace import Workspace
+
+KEPT_BYTES = 1 << 30
+"""Most scratch memory that a body keeps from one training step to the next."""
 
 Initial = Literal["smooth", "tied", "independent"]
 
@@ -105,6 +109,7 @@ class Body(nn.Module):
     def __init__(self, depth: int, h: float, integrator: str):
         super().__init__()
         self.depth, self.h, self.integrator = depth, h, integrator
+        self.workspace = Workspace(KEPT_BYTES)
 
     @property
     def T(self) -> float:
@@ -398,15 +403,15 @@ def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 def closed_chain(layer: nn.Module, parameters: dict[str, Tensor], body: Body) -> Chain | None:
     """The closed-form chain of a layer that knows one, by its method ``closed_chain``.
 
-    A layer's own method gets its parameters, each (N, ...), the depth and the step size, and returns
-    a `Chain` or None where it has no closed form. Only for forward Euler; not under autocast.
+    A layer's own method gets its parameters, each (N, ...), the depth, the step size and a `Workspace`
+    to take large scratch tensors from, and returns a `Chain` or None where it has no closed form. Only for forward Euler; not under autocast.
     """
     make = getattr(layer, "closed_chain", None)
     if make is None or body.integrator != "euler" or not parameters:
         return None
     if torch.is_autocast_enabled(next(iter(parameters.values())).device.type):
         return None
-    return make(parameters, body.depth, body.h)
+    return make(parameters, body.depth, body.h, body.workspace)
 
 
 def _to_layers(body: Body, state: dict, prefix: str, metadata: dict) -> None:

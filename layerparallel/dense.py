@@ -15,6 +15,7 @@ from torch import Tensor
 from .activations import Activation
 from .chain import Chain, CoarseOperator, Intervals, State
 from .taped import TapedAdjoint
+from .workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class DenseChain(Chain):
     step_size: float
     span: int = 1
     operator: CoarseOperator = CoarseOperator()
+    workspace: Workspace = Workspace()
 
     def coarsen(self, factor: int, operator: CoarseOperator) -> DenseChain:
         span = self.span * factor
@@ -56,52 +58,83 @@ class DenseChain(Chain):
 
     @cached_property
     def stacks(self) -> State:
-        """Weight (steps, s width, width) and bias (steps, s width, 1) of this level."""
-        if self.span == 1:
-            return self.weight, self.bias.unsqueeze(-1)
-        weight = self.operator.select(self.weight, self.span, self.steps).flatten(1, 2)
-        bias = self.operator.select(self.bias, self.span, self.steps).flatten(1, 2)
-        return weight, bias.unsqueeze(-1)
+        """Of this level: weight (steps, s width, width), bias (steps, s width, 1), row sums of weight.
+
+        The bias and the row sums are multiplied by the activation's scale.
+        """
+        weight, bias = self.weight, self.bias
+        if self.span > 1:
+            weight = self.operator.select(weight, self.span, self.steps).flatten(1, 2)
+            bias = self.operator.select(bias, self.span, self.steps).flatten(1, 2)
+        scale = self.activation.scale
+        rows = weight.sum(-1, keepdim=True).mul_(scale) if self.activation.shift else bias
+        return weight, bias.unsqueeze(-1) * scale, rows
 
     @property
     def reach(self) -> float:
         """h of this level, per layer evaluated."""
         return self.step_size * self.span / self.layers
 
+    @property
+    def drift(self) -> float:
+        """The constant part of a step, h times the activation's shift, which sweeps leave to the end."""
+        return self.reach * self.activation.shift * self.layers
+
+    def steered(self, over: Intervals) -> list[State]:
+        """(weight, bias) at every position for states that are written without their drift.
+
+        After j steps of a sweep the true state is x + j drift; the bias makes up for it, which saves
+        an operation a step.
+        """
+        weight, bias, rows = self.stacks
+        if not self.drift:
+            return over.positions((weight, bias))
+        here = slice(over.first, over.stop)
+        behind = self.drift * torch.arange(over.length, dtype=bias.dtype, device=bias.device)
+        shape = (over.count, over.length, -1, 1)
+        bias = torch.addcmul(bias[here].view(shape), rows[here].view(shape), behind.view(1, -1, 1, 1))
+        inside = Intervals(0, over.count, over.length)
+        return inside.positions((weight[here], bias.flatten(0, 1)))
+
     def advance(
         self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
     ) -> State:
         x = u[0].clone(memory_format=torch.contiguous_format)
-        act, reach = self.activation, self.reach
-        gain, shift = reach * act.gain, reach * act.shift * self.layers
+        act, drift = self.activation, self.drift
+        gain = self.reach * act.gain
+        plain = rhs is None and into is None and over.length > 1
         rhs_at = over.positions(rhs, 1) if rhs is not None else None
         into_at = over.positions(into, 1) if into is not None else None
-        stacks = over.positions(self.stacks)
+        stacks = self.steered(over) if plain else over.positions(self.stacks[:2])
         z = x.new_empty((over.count, stacks[0][0].shape[1], x.shape[2]))
         for j in range(over.walked):
             weight, bias = stacks[j]
-            torch.baddbmm(bias, weight, x, beta=act.scale, alpha=act.scale, out=z)
+            torch.baddbmm(bias, weight, x, alpha=act.scale, out=z)
             value, _ = act.value(z)
             if self.layers > 1:
                 value = value.unflatten(1, (self.layers, -1)).sum(1)
             x.add_(value, alpha=gain)
-            if shift:
-                x.add_(shift)
+            if drift and not plain:
+                x.add_(drift)
             if rhs_at is not None:
                 x.add_(rhs_at[j][0])
             if into_at is not None:
                 into_at[j][0].copy_(x)
-        return (x,)
+        return (x.add_(drift * over.walked) if plain and drift else x,)
 
 
 @dataclass(frozen=True)
 class _DenseTape:
-    """Inputs and derivatives of all steps of a walk: (count * length, ..., samples)."""
+    """Inputs and derivatives of all steps of a walk, the position outermost: (length, count, ...).
+
+    A contiguous target is what the batched product of small matrices is fast for. `drift` times the
+    position is missing from the inputs.
+    """
 
     inputs: Tensor
     saved: Tensor
     arrivals: Tensor
-    pulled: list[Tensor]
+    drift: float
 
 
 class DenseAdjoint(TapedAdjoint[_DenseTape]):
@@ -111,37 +144,41 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
 
     def _tape(self, u: State, over: Intervals, onto: State | None = None) -> _DenseTape:
         chain, act = self.chain, self.chain.activation
-        steps = over.count * over.length
-        width, samples = u[0].shape[1:]
-        stacks = chain.stacks
         if onto is not None:  # all inputs are known: one batched evaluation
-            inputs = onto[0][over.first : over.stop]
             here = slice(over.first, over.stop)
-            z = torch.baddbmm(
-                stacks[1][here], stacks[0][here], inputs, beta=act.scale, alpha=act.scale
-            )
-            _, saved = act.value(z)
-            return _DenseTape(inputs, saved, inputs[-1:], [])
-        gain, shift = chain.reach * act.gain, chain.reach * act.shift
-        inputs = u[0].new_empty((steps, width, samples))
-        saved = u[0].new_empty((steps, width, samples))
-        x_at = [x for (x,) in Intervals(0, over.count, over.length).positions((inputs,))]
-        s_at = [s for (s,) in Intervals(0, over.count, over.length).positions((saved,))]
-        x_at.append(u[0].new_empty((over.count, width, samples)))
+            inputs = onto[0][here]
+            weight, bias = (stack[here] for stack in chain.stacks[:2])
+            _, saved = act.value(torch.baddbmm(bias, weight, inputs, alpha=act.scale))
+            turned = [
+                t.unflatten(0, (over.count, -1)).transpose(0, 1).contiguous() for t in (inputs, saved)
+            ]
+            return _DenseTape(turned[0], turned[1], over.right(onto)[0], 0.0)
+        width, samples = u[0].shape[1:]
+        gain, drift = chain.reach * act.gain, chain.drift
+        shape = (over.length, over.count, width, samples)
+        inputs, saved = chain.workspace.take(shape, u[0]), chain.workspace.take(shape, u[0])
+        arrivals = torch.empty_like(u[0], memory_format=torch.contiguous_format)
+        x_at, z_at = [*inputs.unbind(0), arrivals], saved.unbind(0)
         x_at[0].copy_(u[0])
-        for j, (weight, bias) in enumerate(over.positions(stacks)):
-            z = s_at[j]
-            torch.baddbmm(bias, weight, x_at[j], beta=act.scale, alpha=act.scale, out=z)
+        for j, (weight, bias) in enumerate(chain.steered(over)):
+            z = torch.baddbmm(bias, weight, x_at[j], alpha=act.scale, out=z_at[j])
             value, keep = act.value(z)
             if keep is not z:
                 z.copy_(keep)
             torch.add(x_at[j], value, alpha=gain, out=x_at[j + 1])
-            if shift:
-                x_at[j + 1].add_(shift)
-        return _DenseTape(inputs, saved, x_at[-1], [])
+        if drift:
+            arrivals.add_(drift * over.length)
+        return _DenseTape(inputs, saved, arrivals, drift)
 
     def _visited(self, tape: _DenseTape, over: Intervals) -> list[State]:
-        return [*Intervals(0, over.count, over.length).positions((tape.inputs,))[1:], (tape.arrivals,)]
+        passed = [(x + j * tape.drift,) for j, x in enumerate(tape.inputs.unbind(0))]
+        return [*passed[1:], (tape.arrivals,)]
+
+    def _end(self, tape: _DenseTape) -> State:
+        return (tape.arrivals,)
+
+    def _release(self, tape: _DenseTape) -> None:
+        self.chain.workspace.give(tape.inputs, tape.saved)
 
     def _pull(
         self,
@@ -154,33 +191,42 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
     ) -> State:
         chain, act = self.chain, self.chain.activation
         slope = chain.reach * act.slope
-        inside = Intervals(0, over.count, over.length)
-        s_at = inside.positions((tape.saved,))
         rhs_at = over.positions(rhs) if rhs is not None else None
         into_at = over.positions(into) if into is not None else None
         weights = over.positions((chain.stacks[0].transpose(1, 2),))
         x = u[0].clone(memory_format=torch.contiguous_format)
-        if collect:
-            pulled = torch.empty_like(tape.saved)
-            p_at = [p for (p,) in inside.positions((pulled,))]
-        else:
-            pulled = x.new_empty((over.count, *tape.saved.shape[1:]))
-            p_at = [pulled] * over.length
+        s_at = tape.saved.unbind(0)
+        if not collect:
+            p_at = [torch.empty_like(s_at[0])] * over.length
+        elif self.keep:
+            p_at = torch.empty_like(tape.saved).unbind(0)
+        else:  # the tape is not needed again
+            p_at = s_at
         for j in range(over.length - 1, over.length - 1 - over.walked, -1):
             p = p_at[j]
             if chain.layers > 1:
                 many = (over.count, chain.layers, -1, x.shape[2])
                 wide = x.unsqueeze(1).expand(-1, chain.layers, -1, -1)
-                act.pull(wide, s_at[j][0].view(many), p.view(many))
+                act.pull(wide, s_at[j].view(many), p.view(many))
             else:
-                act.pull(x, s_at[j][0], p)
+                act.pull(x, s_at[j], p)
             torch.baddbmm(x, weights[j][0], p, alpha=slope, out=x)
             if rhs_at is not None:
                 x.add_(rhs_at[j][0])
             if into_at is not None:
                 into_at[j][0].copy_(x)
         if collect:
-            weight = torch.bmm(pulled, tape.inputs.transpose(1, 2)).mul_(slope)
-            self._add_own(0, over, weight)
-            self._add_own(1, over, pulled.sum(-1).mul_(slope))
+            self._gather(tape, over, torch.stack(p_at) if self.keep else tape.saved, slope)
         return (x,)
+
+    def _gather(self, tape: _DenseTape, over: Intervals, pulled: Tensor, slope: float) -> None:
+        """All parameter gradients in one batched product: ``h (sigma' lambda) u^T`` and its row sums."""
+        inputs = tape.inputs
+        weight = torch.bmm(pulled.flatten(0, 1), inputs.flatten(0, 1).transpose(1, 2))
+        bias = pulled.sum(-1).mul_(slope)
+        weight = weight.mul_(slope).view(*bias.shape, -1)
+        if tape.drift:
+            behind = tape.drift * torch.arange(over.length, dtype=bias.dtype, device=bias.device)
+            weight.addcmul_(bias.unsqueeze(-1), behind.view(-1, 1, 1, 1))
+        self._add_own(0, over, weight.transpose(0, 1).flatten(0, 1))
+        self._add_own(1, over, bias.transpose(0, 1).flatten(0, 1))

@@ -199,6 +199,9 @@ class GenericAdjoint(TapedAdjoint[_Graph]):
     def _visited(self, tape: _Graph, over: Intervals) -> list[State]:
         return [tuple(a.detach() for a in state) for state in tape.visited]
 
+    def _end(self, tape: _Graph) -> State:
+        return tuple(a.detach() for a in tape.visited[-1])
+
     def _pull(
         self,
         tape: _Graph,

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from .chain import Chain
+    from .workspace import Workspace
 
 SMOOTH = 0.1
 """Half width of the quadratic part of SmoothReLU."""
@@ -63,14 +64,15 @@ class Dense(nn.Module):
         return ACTIVATIONS[self.activation](functional.linear(u, self.weight, self.bias))
 
     def closed_chain(
-        self, parameters: dict[str, Tensor], depth: int, step_size: float
+        self, parameters: dict[str, Tensor], depth: int, step_size: float, workspace: Workspace
     ) -> Chain | None:
         """Hand-batched steps; parameters stacked (N, ...)."""
         from .activations import CLOSED_FORM
         from .dense import DenseChain
 
         weight, bias = parameters["weight"], parameters["bias"]
-        return DenseChain(weight, bias, CLOSED_FORM[self.activation], depth, step_size)
+        activation = CLOSED_FORM[self.activation]
+        return DenseChain(weight, bias, activation, depth, step_size, workspace=workspace)
 
     def extra_repr(self) -> str:
         return f"{self.width}, activation={self.activation!r}"
@@ -106,6 +108,16 @@ class Convolution(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         out = functional.conv2d(u, self.weight, self.bias, padding=self.kernel // 2)
         return ACTIVATIONS[self.activation](out)
+
+    def closed_chain(
+        self, parameters: dict[str, Tensor], depth: int, step_size: float, workspace: Workspace
+    ) -> Chain | None:
+        """Hand-batched steps; parameters stacked (N, ...)."""
+        from .activations import CLOSED_FORM
+        from .convolution import ConvolutionChain
+
+        weight, bias = parameters["weight"], parameters["bias"]
+        return ConvolutionChain(weight, bias, CLOSED_FORM[self.activation], depth, step_size)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, activation={self.activation!r}, kernel={self.kernel}"

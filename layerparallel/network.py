@@ -146,6 +146,14 @@ class Network(nn.Module):
         """Drops the states kept for warm starts."""
         self._guesses.clear()
 
+    def guesses(self) -> dict[Hashable, Guess]:
+        """The states kept for warm starts, by key, as they are now: later solves leave it alone."""
+        return {key: Guess(guess.forward, guess.adjoint) for key, guess in self._guesses.items()}
+
+    def restore_guesses(self, kept: dict[Hashable, Guess]) -> None:
+        """Goes back to what `guesses` returned."""
+        self._guesses = {key: Guess(guess.forward, guess.adjoint) for key, guess in kept.items()}
+
     def _report(self, direction: str, solution: Solution) -> None:
         if direction == "forward":
             self.solution = solution

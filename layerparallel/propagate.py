@@ -165,33 +165,26 @@ def _guarded(
         for g, u in zip(guess, u0, strict=True)
     ):
         guess = None  # another batch size: nothing to start from
-    keep = isinstance(chain, Adjoint) and chain.keep
-    if isinstance(chain, Adjoint) and guarded:
-        chain.keep = True  # the serial solver may have to go over it again
-    try:
-        solution = solver.solve(chain, u0, guess, recorder, collect)
-        reason = _misbehaved(solution) if guarded else None
-        if reason is None:
-            return solution
-        if isinstance(chain, Adjoint):
-            chain.gradients()
-        name = "adjoint" if chain.reverse else "forward"
-        warnings.warn(
-            f"layer-parallel {name} solve: {reason}; this batch is propagated serially "
-            "(more cycles, a smaller coarsening or another coarse operator may help)",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        spent = solution.evaluations
-        serial = Serial(solver.memory).solve(chain, u0, None, recorder, collect)
-        serial.fallback = reason
-        serial.residual_tensors = solution.residual_tensors
-        serial.scale_tensor = solution.scale_tensor
-        serial.evaluations = [spent[0] + serial.evaluations[0], *spent[1:]]
-        return serial
-    finally:
-        if isinstance(chain, Adjoint):
-            chain.keep = keep
+    solution = solver.solve(chain, u0, guess, recorder, collect)
+    reason = _misbehaved(solution) if guarded else None
+    if reason is None:
+        return solution
+    if isinstance(chain, Adjoint):
+        chain.gradients()
+    name = "adjoint" if chain.reverse else "forward"
+    warnings.warn(
+        f"layer-parallel {name} solve: {reason}; this batch is propagated serially "
+        "(more cycles, a smaller coarsening or another coarse operator may help)",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    spent = solution.evaluations
+    serial = Serial(solver.memory).solve(chain, u0, None, recorder, collect)
+    serial.fallback = reason
+    serial.residual_tensors = solution.residual_tensors
+    serial.scale_tensor = solution.scale_tensor
+    serial.evaluations = [spent[0] + serial.evaluations[0], *spent[1:]]
+    return serial
 
 
 GROWTH_MATTERS = 1e-3

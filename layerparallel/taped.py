@@ -42,6 +42,13 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
         """The states a tape passed, one entry per position, arrivals last."""
 
     @abc.abstractmethod
+    def _end(self, tape: Tape) -> State:
+        """The arrivals of a tape."""
+
+    def _release(self, tape: Tape) -> None:
+        """Called when a tape is dropped."""
+
+    @abc.abstractmethod
     def _pull(
         self,
         tape: Tape,
@@ -58,10 +65,12 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
         if self.groups > 1:
             return self.chain.advance(u, over)
         self._tapes[over] = self._tape(u, over)
-        return self._visited(self._tapes[over], over)[-1]
+        return self._end(self._tapes[over])
 
     def restart(self) -> None:
         """Forgets what was recorded: a later sweep is recorded in its place."""
+        for tape in self._tapes.values():
+            self._release(tape)
         self._tapes.clear()
         self._departures.clear()
 
@@ -122,7 +131,7 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
             self.recorded += whole.evaluations
         arrivals = self._pull(self._tapes[whole], u, over, collect, rhs, into)
         if collect and not self.keep:
-            self._tapes.pop(whole)
+            self._release(self._tapes.pop(whole))
         return arrivals
 
     def _back_in_groups(self, u: State, over: Intervals, collect: bool) -> State:
@@ -137,6 +146,7 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
             tape = self._tape(tuple(a[mine] for a in left), part)
             self.recorded += part.evaluations
             pieces.append(self._pull(tape, tuple(a[mine] for a in u), part, collect, None, None))
+            self._release(tape)
         return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
 
     def _add_own(self, k: int, over: Intervals, gradient: Tensor) -> None:

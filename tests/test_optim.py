@@ -1,7 +1,8 @@
-"""L-BFGS for inexact objectives: against dense formulas, known minimisers and counted evaluations."""
+"""L-BFGS for inexact objectives: dense formulas, known minimisers, counted evaluations."""
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_a_whole_run_equals_dense_bfgs(reuse):
         optimizer.step(problem.closure, problem.objective)
         points.append(problem.point)
         lengths.append(searched(optimizer).step)
-    steps = [(a, b) for a, b in zip(points, points[1:], strict=False)]
+    steps = list(pairwise(points))
     for k in range(1, 9):
         pairs = [(b - a, matrix @ (b - a)) for a, b in steps[max(0, k - 4) : k]]
         inverse = dense_bfgs(pairs, len(start))
@@ -117,7 +118,7 @@ def test_rosenbrock():
     optimizer = LBFGS(problem.params, reuse_gradient=True)
     losses = [optimizer.step(problem.closure, problem.objective) for _ in range(150)]
     assert losses[-1] < 1e-12
-    assert all(later <= earlier for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(losses))
     torch.testing.assert_close(
         problem.point, torch.ones(10, dtype=torch.float64), atol=1e-5, rtol=0
     )
@@ -145,7 +146,7 @@ def test_first_step_is_no_longer_than_one():
 
 
 def test_nothing_is_evaluated_twice():
-    """One value and one gradient a step where the first trial is accepted and gradients are kept."""
+    """One value and one gradient a step where gradients are kept and the first trial is taken."""
     function, _, _, start = quadratic(condition=2.0)
     problem = Problem(function, start)
     optimizer = LBFGS(problem.params, reuse_gradient=True)

@@ -1,0 +1,219 @@
+"""Cycles as many as the gradient needs: every so often it is compared with the exact one."""
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from layerparallel.network import Network
+from layerparallel.propagate import Solver
+from layerparallel.solvers import MGRIT, Serial, Split
+from layerparallel.training.base import Method, StepRecord
+from layerparallel.training.objective import Objective
+
+Action = Literal["keep", "raise", "lower", "serial", "return"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One comparison with the exact gradient, and what followed.
+
+    step: steps taken before it. relative_error: ``|g - g*| / |g*|`` over all parameters; infinite
+    where g is not finite or a solve had to fall back to the serial one. cosine: of the angle
+    between g and g*; 0 in that case. action: "keep", "raise" or "lower" the cycles, go "serial", or
+    "return" from there. forward_cycles, adjoint_cycles: those of the steps that follow; None where
+    they are serial.
+    """
+
+    step: int
+    relative_error: float
+    cosine: float
+    action: Action
+    forward_cycles: int | None
+    adjoint_cycles: int | None
+
+
+class Adaptive:
+    """Another method of training, with the number of cycles adapted to the measured error.
+
+    Every `every` steps, the first included, the gradient of the current batch is taken with the
+    present solver and serially; both are apart from training, which sees no difference. An error
+    above `target` raises the forward and the adjoint cycles by one, one below ``target *
+    lower_factor`` lowers both by one. Where `maximum` does not suffice the network is propagated
+    serially, and the solver returns when a later comparison finds its error below `target`.
+
+    Doubling the cycles and comparing the two results, as is sometimes done, misleads just when the
+    iteration diverges; the exact gradient costs one serial step in `every`.
+
+    Args:
+        method: the method of training; its network's solver is MGRIT or Split.
+        objective: what the method minimises: an `Objective`, or a criterion from output and target.
+        every: steps from one comparison to the next.
+        target: relative error that is wanted.
+        lower_factor: between 0 and 1; cycles are lowered below this part of the target.
+        minimum: fewest cycles, forward and adjoint.
+        maximum: most cycles.
+        on_decision: called with every `Decision`.
+
+    Attributes:
+        decisions: all of them, oldest first.
+        serial_switches: how often the network went serial.
+
+    Raises:
+        ValueError: a setting is out of range, or the network is propagated serially already.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        objective: Objective | Callable[[Tensor, Tensor], Tensor],
+        every: int = 100,
+        target: float = 0.1,
+        lower_factor: float = 0.1,
+        minimum: int = 1,
+        maximum: int = 8,
+        on_decision: Callable[[Decision], object] | None = None,
+    ) -> None:
+        for name, value, good, bound in (
+            ("every", every, every >= 1, "1 or more"),
+            ("target", target, target > 0, "a positive number"),
+            ("lower_factor", lower_factor, 0 <= lower_factor < 1, "a number from 0 to below 1"),
+            ("minimum", minimum, minimum >= 1, "1 or more"),
+            ("maximum", maximum, maximum >= minimum, f"at least minimum = {minimum}"),
+        ):
+            if not good:
+                raise ValueError(f"{name} = {value} is out of range; use {bound}.")
+        if not isinstance(method.network, Network) or isinstance(method.network.solver, Serial):
+            raise ValueError(
+                "Only a network that is solved by MGRIT has cycles to adapt; give it such a solver."
+            )
+        self.method = method
+        self.network: Network = method.network
+        self.objective = objective if isinstance(objective, Objective) else Objective(objective)
+        self.every, self.target, self.lower_factor = every, target, lower_factor
+        self.minimum, self.maximum = minimum, maximum
+        self.on_decision = on_decision
+        self.decisions: list[Decision] = []
+        self.serial_switches = 0
+        self._parallel: Solver = self.network.solver
+        self._steps = 0
+
+    def step(self, x: Tensor, y: Tensor, **key: Hashable) -> StepRecord:
+        """Compare if it is time to, then train on one mini batch with `method`.
+
+        ``key=...`` names the batch for warm starts, where `method.step` takes it.
+        """
+        if self._steps % self.every == 0:
+            self.compare(x, y, **key)
+        record = self.method.step(x, y, **key)
+        self._steps += 1
+        return record
+
+    def compare(self, x: Tensor, y: Tensor, **key: Hashable) -> Decision:
+        """Measure the gradient's error on a batch now, and choose the solver by it."""
+        error, cosine = self._measure(x, y, **key)
+        serial = isinstance(self.network.solver, Serial)
+        cycles = [c for c in _cycles(self._parallel) if c is not None]
+        action: Action = "keep"
+        if serial:
+            action = "return" if error <= self.target else "keep"
+        elif error > self.target:
+            action = "raise" if min(cycles) < self.maximum else "serial"
+        elif error < self.target * self.lower_factor and max(cycles) > self.minimum:
+            action = "lower"
+        if action == "raise":
+            self._parallel = _mapped(self._parallel, lambda c: max(c, min(c + 1, self.maximum)))
+        elif action == "lower":
+            self._parallel = _mapped(self._parallel, lambda c: min(c, max(c - 1, self.minimum)))
+        self.serial_switches += action == "serial"
+        self._propagate(serially=action == "serial" or (serial and action == "keep"))
+        decision = Decision(self._steps, error, cosine, action, *_cycles(self.network.solver))
+        self.decisions.append(decision)
+        if self.on_decision is not None:
+            self.on_decision(decision)
+        return decision
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the method, and what the comparisons have led to."""
+        return {
+            "method": self.method.state_dict(),
+            "steps": self._steps,
+            "decisions": [asdict(decision) for decision in self.decisions],
+            "serial_switches": self.serial_switches,
+            "serial": isinstance(self.network.solver, Serial),
+            "cycles": [(m.forward_cycles, m.adjoint_cycles) for m in _parts(self._parallel)],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.method.load_state_dict(state["method"])
+        self._steps, self.serial_switches = state["steps"], state["serial_switches"]
+        self.decisions = [Decision(**decision) for decision in state["decisions"]]
+        saved = iter([count for pair in state["cycles"] for count in pair])
+        self._parallel = _mapped(self._parallel, lambda _: next(saved))
+        self._propagate(serially=state["serial"])
+
+    def _propagate(self, serially: bool) -> None:
+        solver = self._parallel
+        self.network.solver = Serial(solver.forward.memory) if serially else solver
+
+    def _measure(self, x: Tensor, y: Tensor, **key: Hashable) -> tuple[float, float]:
+        """Relative error and cosine of the layer-parallel gradient; training is left as it was."""
+        network = self.network
+        fallbacks, guesses = network.fallbacks, network.guesses()
+        buffers = [(b, b.clone()) for b in network.buffers()]
+        gradients = []
+        for solver in (Serial(self._parallel.forward.memory), self._parallel):
+            with network.solved_by(solver), torch.random.fork_rng(), torch.enable_grad():
+                gradients.append(self._gradient(x, y, **key))
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+        fell_back = network.fallbacks > fallbacks
+        network.fallbacks = fallbacks
+        network.restore_guesses(guesses)
+        exact, inexact = gradients
+        size = float(exact.norm())
+        error = float((inexact - exact).norm())
+        if fell_back or not math.isfinite(error):
+            return math.inf, 0.0
+        if size == 0.0:
+            return (0.0, 1.0) if error == 0.0 else (math.inf, 0.0)
+        product = size * float(inexact.norm())
+        return error / size, float(inexact @ exact) / product if product else 0.0
+
+    def _gradient(self, x: Tensor, y: Tensor, **key: Hashable) -> Tensor:
+        """The gradient of the objective as one vector, in float64; ``.grad`` is left alone."""
+        params = [p for p in self.network.parameters() if p.requires_grad]
+        loss = self.objective(self.network, self.network(x, **key), y)
+        found = torch.autograd.grad(loss, params, allow_unused=True)
+        return torch.cat([g.double().flatten() for g in found if g is not None])
+
+
+def _parts(solver: Solver) -> list[MGRIT]:
+    """The multigrid solvers that a solver is made of."""
+    parts = (solver.forward, solver.adjoint) if isinstance(solver, Split) else (solver,)
+    return [part for part in parts if isinstance(part, MGRIT)]
+
+
+def _cycles(solver: Solver) -> tuple[int | None, int | None]:
+    """Cycles of the forward and of the adjoint solve; None for one that is serial."""
+    forward, adjoint = solver.forward, solver.adjoint  # each says its own as `forward_cycles`
+    return (
+        forward.forward_cycles if isinstance(forward, MGRIT) else None,
+        adjoint.forward_cycles if isinstance(adjoint, MGRIT) else None,
+    )
+
+
+def _mapped(solver: Solver, change: Callable[[int], int]) -> Solver:
+    """The solver with other numbers of cycles, the forward one's changed first."""
+    if isinstance(solver, MGRIT):
+        forward = change(solver.forward_cycles)
+        return replace(solver, forward_cycles=forward, adjoint_cycles=change(solver.adjoint_cycles))
+    if isinstance(solver, Split):
+        forward, adjoint = _mapped(solver.forward, change), _mapped(solver.adjoint, change)
+        return replace(solver, forward=forward, adjoint=adjoint)
+    return solver
