@@ -13,7 +13,7 @@ from .solvers import MGRIT, Parareal, Serial, Split
 
 __version__ = "0.1.0"
 
-_LAZY: dict[str, str] = {}
+_LAZY: dict[str, str] = {"tune": "tuning"}
 """Names that are loaded when they are used: `import layerparallel` needs torch alone."""
 
 

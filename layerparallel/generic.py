@@ -38,6 +38,11 @@ class GenericChain(Chain):
     operator: CoarseOperator = CoarseOperator()
 
     def coarsen(self, factor: int, operator: CoarseOperator) -> GenericChain:
+        if operator.kind == "mean_parameters" and not self.own and self.field.indexed:
+            raise ValueError(
+                "coarse='mean_parameters' needs like layers, and these are unlike modules; "
+                "use 'inject' or 'mean_residual'"
+            )
         return replace(
             self, steps=self.steps // factor, span=self.span * factor, operator=operator
         )

@@ -134,10 +134,11 @@ class Plain:
 class Live:
     """A bar with figures beside it that is redrawn in place."""
 
-    def __init__(self, console: Any = None) -> None:
+    def __init__(self, console: Any = None, interval: float = LIVE_INTERVAL) -> None:
         from rich.console import Console
 
         self._console = console or Console(highlight=False)
+        self._interval = interval
         self._bar: Any = None
         self._task: Any = None
         self._last = 0.0
@@ -159,7 +160,7 @@ class Live:
 
     def due(self) -> bool:
         """A few times a second."""
-        return time.monotonic() - self._last >= LIVE_INTERVAL
+        return time.monotonic() - self._last >= self._interval
 
     def show(self, standing: Standing) -> None:
         """Redraw the bar."""

@@ -90,6 +90,8 @@ class Sums:
     correct: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     samples: int = 0
     seconds: float = 0.0
+    fallbacks: int = 0
+    """Solves that misbehaved and were done serially instead."""
 
     def add(self, found: StepRecord, count: int) -> None:
         """Add one mini batch."""
@@ -152,6 +154,10 @@ def restore(run: Run, found: Checkpoint) -> Method:
             "changed?"
         ) from error
     return method
+
+
+def _fallbacks(method: Method) -> int:
+    return getattr(method.network, "fallbacks", 0)
 
 
 class _Training:
@@ -228,13 +234,18 @@ class _Training:
         batches = torch.randperm(size, generator=self.generator).split(self.run.batch)
         found, paused = None, 0.0
         before, began = sums.seconds, time.perf_counter()
+        fallbacks = sums.fallbacks - _fallbacks(method)
         for step in range(at.step, len(batches)):
             chosen = batches[step]
             try:
                 found = method.step(data.train_x[chosen], data.train_y[chosen])
             except ValueError as error:  # the library refuses states that are no longer finite
-                raise InputError(f"Training stopped in epoch {at.epoch + 1}: {error}") from error
+                raise InputError(
+                    f"Training stopped in epoch {at.epoch + 1}, a lower learning rate may help: "
+                    f"{error}"
+                ) from error
             sums.add(found, len(chosen))
+            sums.fallbacks = fallbacks + _fallbacks(method)
             sums.seconds = before + time.perf_counter() - began - paused
             if self.display.due():
                 self.display.show(self._standing(phase, at.epoch, sums, found))
@@ -273,6 +284,7 @@ class _Training:
             "train_accuracy": sums.accuracy(),
             "forward_residual": last.forward_residual if last else None,
             "adjoint_residual": last.adjoint_residual if last else None,
+            "fallbacks": sums.fallbacks,
         }
 
     def _accuracy(self, network: nn.Module, parallel: bool = False) -> float:
@@ -321,6 +333,7 @@ class _Training:
             "train_accuracy": last[-1]["train_accuracy"],
             "validation_accuracy": serially,
             "validation_accuracy_parallel": in_parallel,
+            "fallbacks": sum(line["fallbacks"] for line in epochs),
             "seconds": self.seconds,
             "epoch_seconds": ours,
             "serial_epochs": run.serial_epochs if theirs else 0,

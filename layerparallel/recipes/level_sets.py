@@ -66,9 +66,9 @@ class LevelSets:
     """CF-sweeps after the F-sweep, for all levels or for each: 0 is F-relaxation, 1 is FCF."""
     cycle: Literal["V", "F", "W"] = "V"
     """Kind of cycle."""
-    forward_cycles: int = 1
+    forward_cycles: int = 2
     """Cycles of every forward solve."""
-    adjoint_cycles: int = 1
+    adjoint_cycles: int = 2
     """Cycles of every adjoint solve."""
     coarse: Literal["inject", "mean_parameters", "mean_residual"] = "inject"
     """How a coarse step stands for the steps of its interval."""

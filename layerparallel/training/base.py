@@ -24,9 +24,12 @@ class StepRecord:
 
 
 class Method(Protocol):
-    """A way of training `network`."""
+    """A way of training a network."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module:
+        """The network that is trained."""
+        ...
 
     def step(self, x: Tensor, y: Tensor) -> StepRecord:
         """Train on one mini batch: inputs `(batch, ...)`, classes `(batch,)`."""
