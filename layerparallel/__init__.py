@@ -13,7 +13,11 @@ from .solvers import MGRIT, Parareal, Serial, Split
 
 __version__ = "0.1.0"
 
-_LAZY: dict[str, str] = {"tune": "tuning"}
+_LAZY: dict[str, str] = {
+    "load_optimizer_state": "layerwise",
+    "optimizer_state": "layerwise",
+    "tune": "tuning",
+}
 """Names that are loaded when they are used: `import layerparallel` needs torch alone."""
 
 

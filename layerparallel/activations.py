@@ -24,8 +24,11 @@ class Activation(Protocol):
     shift: float
     slope: float
 
-    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the scaled pre-activation, which may be overwritten: (value, what `pull` needs)."""
+    def value(self, z: Tensor, saved: Tensor) -> Tensor:
+        """The value at the scaled pre-activation, which may be overwritten.
+
+        What `pull` needs is left in `saved`, which may be z itself and may be the value returned.
+        """
         ...
 
     def pull(self, adjoint: Tensor, saved: Tensor, out: Tensor) -> Tensor:
@@ -36,8 +39,8 @@ class Activation(Protocol):
 class Tanh:
     scale, gain, shift, slope = 2.0, 2.0, -1.0, 4.0
 
-    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.sigmoid(z, out=z), z
+    def value(self, z: Tensor, saved: Tensor) -> Tensor:
+        return torch.sigmoid(z, out=saved)
 
     def pull(self, adjoint: Tensor, saved: Tensor, out: Tensor) -> Tensor:
         return _aten.sigmoid_backward.grad_input(adjoint, saved, grad_input=out)
@@ -46,8 +49,8 @@ class Tanh:
 class ReLU:
     scale, gain, shift, slope = 1.0, 1.0, 0.0, 1.0
 
-    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.clamp_min(z, 0, out=z), z
+    def value(self, z: Tensor, saved: Tensor) -> Tensor:
+        return torch.clamp_min(z, 0, out=saved)
 
     def pull(self, adjoint: Tensor, saved: Tensor, out: Tensor) -> Tensor:
         return _aten.threshold_backward.grad_input(adjoint, saved, 0, grad_input=out)
@@ -56,8 +59,8 @@ class ReLU:
 class GELU:
     scale, gain, shift, slope = 1.0, 1.0, 0.0, 1.0
 
-    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.nn.functional.gelu(z), z
+    def value(self, z: Tensor, saved: Tensor) -> Tensor:
+        return torch.nn.functional.gelu(_kept(z, saved))
 
     def pull(self, adjoint: Tensor, saved: Tensor, out: Tensor) -> Tensor:
         return _aten.gelu_backward.grad_input(adjoint, saved, grad_input=out)
@@ -68,10 +71,10 @@ class SmoothReLU:
 
     scale, gain, shift, slope = 1.0, 1.0, 0.0, 1.0
 
-    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def value(self, z: Tensor, saved: Tensor) -> Tensor:
         value = torch.sub(z, SMOOTH).clamp_min_(0)
-        ramp = z.mul_(0.5 / SMOOTH).add_(0.5).clamp_(0, 1)
-        return value.addcmul_(ramp, ramp, value=SMOOTH), ramp
+        ramp = torch.mul(z, 0.5 / SMOOTH, out=saved).add_(0.5).clamp_(0, 1)
+        return value.addcmul_(ramp, ramp, value=SMOOTH)
 
     def pull(self, adjoint: Tensor, saved: Tensor, out: Tensor) -> Tensor:
         return torch.mul(adjoint, saved, out=out)
@@ -80,11 +83,15 @@ class SmoothReLU:
 class Identity:
     scale, gain, shift, slope = 1.0, 1.0, 0.0, 1.0
 
-    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return z, z
+    def value(self, z: Tensor, saved: Tensor) -> Tensor:
+        return z
 
     def pull(self, adjoint: Tensor, saved: Tensor, out: Tensor) -> Tensor:
         return out.copy_(adjoint)
+
+
+def _kept(z: Tensor, saved: Tensor) -> Tensor:
+    return z if saved is z else saved.copy_(z)
 
 
 CLOSED_FORM: dict[str, Activation] = {

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,8 @@ def chain(
         layer: the residual function F: a template module (its parameters are stacked along depth,
             each layer has its own), with ``tied=True`` one module for all steps, a sequence of
             unlike modules, or a plain function ``step(u, t, dt)`` that returns the next state.
-            A module whose forward has an argument ``t`` is given the time t = n h.
+            A module whose forward has an argument ``t`` is given the time t = n h. For a compiled
+            module, ``torch.compile(layer)``, it is the batched step that is compiled.
         depth: number of steps N; taken from a sequence of modules.
         T: final time, h = T / N; 1 if neither is given.
         h: step size, in place of T.
@@ -110,6 +111,11 @@ class Body(nn.Module):
         super().__init__()
         self.depth, self.h, self.integrator = depth, h, integrator
         self.workspace = Workspace(KEPT_BYTES)
+        self._field: Any = None  # made when first used, so that what it compiles is compiled once
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its own field: that of the original evaluates the original's modules."""
+        return {**self.__dict__, "_field": None}
 
     @property
     def T(self) -> float:
@@ -141,6 +147,7 @@ class StackedBody(Body):
 
     def __init__(self, template: nn.Module, depth: int, h: float, integrator: str, initial: Initial):
         super().__init__(depth, h, integrator)
+        template, self.compiled = uncompiled(template)
         refuse_stateful(template)
         self.layer = copy.deepcopy(template)
         stacks = initial_stacks(template, depth, initial)
@@ -162,8 +169,10 @@ class StackedBody(Body):
         closed = closed_chain(self.layer, dict(zip(self.names, tensors, strict=True)), self)
         if closed is not None:
             return closed
+        if self._field is None:
+            self._field = Stacked(self.layer, self.names, self.compiled)
         return GenericChain(
-            Stacked(self.layer, self.names),
+            self._field,
             INTEGRATORS[self.integrator],
             own=tuple(tensors),
             shared=(),
@@ -193,11 +202,14 @@ class TiedBody(Body):
 
     def __init__(self, module: nn.Module, depth: int, h: float, integrator: str):
         super().__init__(depth, h, integrator)
+        module, self.compiled = uncompiled(module)
         refuse_stateful(module)
         self.layer = module
 
     def bind(self, tensors: Sequence[Tensor]) -> Chain:
         names = [name for name, _ in self.layer.named_parameters()]
+        if self._field is None:
+            self._field = Tied(self.layer, names, self.compiled)
         inputs = tuple(tensors[: len(tensors) - len(names)])
         for x in inputs:
             if x.shape[0] != self.depth:
@@ -206,7 +218,7 @@ class TiedBody(Body):
                     "give one (N, B, ...) with N the depth"
                 )
         return GenericChain(
-            Tied(self.layer, names),
+            self._field,
             INTEGRATORS[self.integrator],
             own=inputs,
             shared=tuple(tensors[len(inputs) :]),
@@ -344,6 +356,13 @@ def _serial_step(
 
 
 # ---- stacking -----------------------------------------------------------------------------------
+
+
+def uncompiled(module: nn.Module) -> tuple[nn.Module, bool]:
+    """The module inside ``torch.compile(module)``, and whether it was compiled."""
+    if isinstance(module, torch._dynamo.OptimizedModule):
+        return module._orig_mod, True
+    return module, False
 
 
 def refuse_stateful(module: nn.Module) -> None:

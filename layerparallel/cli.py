@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 import layerparallel
@@ -164,6 +165,7 @@ def _trained(run: Run, folder: Path) -> Any:
 def evaluate(run: Folder, json_: Annotated[Switch, tyro.conf.arg(name="json")] = False) -> None:
     """Validation accuracy of the last checkpoint's network, propagated serially and in parallel."""
     plan = _recorded(run)
+    torch.set_num_threads(plan.threads)
     network, data = _trained(plan, run), plan.data
     found = {
         "recipe": plan.recipe,

@@ -17,6 +17,7 @@ from torch.nn import functional
 from .activations import Activation
 from .chain import Chain, CoarseOperator, Intervals, State
 from .taped import TapedAdjoint
+from .workspace import Workspace
 
 LARGE = 1 << 18
 """Entries of one state from which intervals are convolved one after the other."""
@@ -29,6 +30,17 @@ class _Grouped:
     def fold(u: Tensor) -> Tensor:
         folded = u.transpose(0, 1).flatten(1, 2)
         return folded.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def room(workspace: Workspace, like: Tensor, length: int, count: int, channels: int) -> Tensor:
+        """Memory for `length` positions; like: (intervals, samples, C, H, W)."""
+        _, samples, _, height, width = like.shape
+        shape = (length, samples, height, width, count * channels)
+        return workspace.take(shape, like)
+
+    @staticmethod
+    def places(room: Tensor) -> list[Tensor]:
+        return [place.permute(0, 3, 1, 2) for place in room.unbind(0)]
 
     @staticmethod
     def unfold(x: Tensor, count: int) -> Tensor:
@@ -68,6 +80,15 @@ class _Looped:
     @staticmethod
     def fold(u: Tensor) -> Tensor:
         return u.contiguous()
+
+    @staticmethod
+    def room(workspace: Workspace, like: Tensor, length: int, count: int, channels: int) -> Tensor:
+        _, samples, _, height, width = like.shape
+        return workspace.take((length, count, samples, channels, height, width), like)
+
+    @staticmethod
+    def places(room: Tensor) -> list[Tensor]:
+        return list(room.unbind(0))
 
     @staticmethod
     def unfold(x: Tensor, count: int) -> Tensor:
@@ -122,6 +143,7 @@ class ConvolutionChain(Chain):
     step_size: float
     span: int = 1
     operator: CoarseOperator = CoarseOperator()
+    workspace: Workspace = Workspace()
 
     def coarsen(self, factor: int, operator: CoarseOperator) -> ConvolutionChain:
         span = self.span * factor
@@ -156,28 +178,37 @@ class ConvolutionChain(Chain):
         return _Looped if u[0].numel() >= LARGE else _Grouped
 
     def step(
-        self, x: Tensor, weight: Tensor, bias: Tensor, layout: type[_Grouped] | type[_Looped]
-    ) -> tuple[Tensor, Tensor]:
-        """The next state and what the adjoint needs of this one, both in the layout."""
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        layout: type[_Grouped] | type[_Looped],
+        saved: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """The next state, in the layout; `saved` receives what the adjoint needs of this one."""
         act = self.activation
-        value, saved = act.value(layout.convolve(x, weight, bias))
+        z = layout.convolve(x, weight, bias)
+        value = act.value(z, z if saved is None else saved)
+        if saved is not None and value is z:
+            saved.copy_(z)
         if self.layers > 1:
             value = layout.gather(value, weight.shape[0], self.layers)
-        following = torch.add(x, value, alpha=self.reach * act.gain)
+        following = torch.add(x, value, alpha=self.reach * act.gain, out=out)
         if act.shift:
             following.add_(self.reach * act.shift * self.layers)
-        return following, saved
+        return following
 
     def advance(
         self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
     ) -> State:
         layout = self.layout(u[0])
-        x = layout.fold(u[0])
+        x = layout.fold(u[0].clone())
         rhs_at = over.positions(rhs, 1) if rhs is not None else None
         into_at = over.positions(into, 1) if into is not None else None
         stacks = over.positions(self.stacks)
         for j in range(over.walked):
-            x, _ = self.step(x, *stacks[j], layout)
+            x = self.step(x, *stacks[j], layout, out=x)
             if rhs_at is not None:
                 x = x.add_(layout.fold(rhs_at[j][0]))
             if into_at is not None:
@@ -187,12 +218,13 @@ class ConvolutionChain(Chain):
 
 @dataclass(frozen=True)
 class _ConvolutionTape:
-    """Inputs and derivatives at every position, in the layout."""
+    """Inputs and derivatives at every position, in the layout, and the memory they are in."""
 
     inputs: Sequence[Tensor]
     saved: Sequence[Tensor]
     arrivals: Tensor
     layout: type[_Grouped] | type[_Looped]
+    rooms: tuple[Tensor, Tensor]
 
 
 class ConvolutionAdjoint(TapedAdjoint[_ConvolutionTape]):
@@ -201,18 +233,23 @@ class ConvolutionAdjoint(TapedAdjoint[_ConvolutionTape]):
     chain: ConvolutionChain
 
     def _tape(self, u: State, over: Intervals, onto: State | None = None) -> _ConvolutionTape:
-        chain = self.chain
+        chain, workspace = self.chain, self.chain.workspace
         layout = chain.layout(u[0])
-        x = layout.fold(u[0])
-        inputs, saved = [], []
+        channels = u[0].shape[2]
+        shape = (u[0], over.length, over.count)
+        rooms = (
+            layout.room(workspace, *shape, channels),
+            layout.room(workspace, *shape, channels * chain.layers),
+        )
+        inputs, saved = layout.places(rooms[0]), layout.places(rooms[1])
+        following = [*inputs[1:], None]
         onto_at = over.positions(onto, 1) if onto is not None else None
+        x = inputs[0].copy_(layout.fold(u[0]))
         for j, (weight, bias) in enumerate(over.positions(chain.stacks)):
-            inputs.append(x)
-            x, keep = chain.step(x, weight, bias, layout)
-            saved.append(keep)
+            x = chain.step(x, weight, bias, layout, saved[j], following[j])
             if onto_at is not None:
-                x = layout.fold(onto_at[j][0])
-        return _ConvolutionTape(inputs, saved, layout.unfold(x, over.count), layout)
+                x.copy_(layout.fold(onto_at[j][0]))
+        return _ConvolutionTape(inputs, saved, layout.unfold(x, over.count), layout, rooms)
 
     def _visited(self, tape: _ConvolutionTape, over: Intervals) -> list[State]:
         passed = [(tape.layout.unfold(x, over.count),) for x in tape.inputs[1:]]
@@ -220,6 +257,9 @@ class ConvolutionAdjoint(TapedAdjoint[_ConvolutionTape]):
 
     def _end(self, tape: _ConvolutionTape) -> State:
         return (tape.arrivals,)
+
+    def _release(self, tape: _ConvolutionTape) -> None:
+        self.chain.workspace.give(*tape.rooms)
 
     def _pull(
         self,
@@ -235,20 +275,22 @@ class ConvolutionAdjoint(TapedAdjoint[_ConvolutionTape]):
         rhs_at = over.positions(rhs) if rhs is not None else None
         into_at = over.positions(into) if into is not None else None
         stacks = over.positions(chain.stacks)
-        x = layout.fold(u[0])
+        x = layout.fold(u[0].clone())
+        last = collect and not self.keep  # then the tape is not needed again
+        p = None if last else torch.empty_like(tape.saved[0])
         weights: list[Tensor] = []
         biases: list[Tensor] = []
         for j in range(over.length - 1, over.length - 1 - over.walked, -1):
-            weight = stacks[j][0]
             wide = layout.spread(x, over.count, chain.layers) if chain.layers > 1 else x
-            p = act.pull(wide, tape.saved[j], torch.empty_like(tape.saved[j]))
-            found = layout.pull(p, tape.inputs[j], weight, (True, collect, collect))
-            x = torch.add(x, found[0], alpha=slope / act.scale)
+            pulled = act.pull(wide, tape.saved[j], tape.saved[j] if p is None else p)
+            mask = (True, collect, collect)
+            found = layout.pull(pulled, tape.inputs[j], stacks[j][0], mask)
+            x.add_(found[0], alpha=slope / act.scale)
             if collect:
                 weights.append(found[1])
                 biases.append(found[2])
             if rhs_at is not None:
-                x = x.add_(layout.fold(rhs_at[j][0]))
+                x.add_(layout.fold(rhs_at[j][0]))
             if into_at is not None:
                 into_at[j][0].copy_(layout.unfold(x, over.count))
         if collect:

@@ -110,7 +110,7 @@ class DenseChain(Chain):
         for j in range(over.walked):
             weight, bias = stacks[j]
             torch.baddbmm(bias, weight, x, alpha=act.scale, out=z)
-            value, _ = act.value(z)
+            value = act.value(z, z)
             if self.layers > 1:
                 value = value.unflatten(1, (self.layers, -1)).sum(1)
             x.add_(value, alpha=gain)
@@ -148,7 +148,8 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
             here = slice(over.first, over.stop)
             inputs = onto[0][here]
             weight, bias = (stack[here] for stack in chain.stacks[:2])
-            _, saved = act.value(torch.baddbmm(bias, weight, inputs, alpha=act.scale))
+            saved = torch.baddbmm(bias, weight, inputs, alpha=act.scale)
+            act.value(saved, saved)
             turned = [
                 t.unflatten(0, (over.count, -1)).transpose(0, 1).contiguous() for t in (inputs, saved)
             ]
@@ -162,10 +163,7 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
         x_at[0].copy_(u[0])
         for j, (weight, bias) in enumerate(chain.steered(over)):
             z = torch.baddbmm(bias, weight, x_at[j], alpha=act.scale, out=z_at[j])
-            value, keep = act.value(z)
-            if keep is not z:
-                z.copy_(keep)
-            torch.add(x_at[j], value, alpha=gain, out=x_at[j + 1])
+            torch.add(x_at[j], act.value(z, z), alpha=gain, out=x_at[j + 1])
         if drift:
             arrivals.add_(drift * over.length)
         return _DenseTape(inputs, saved, arrivals, drift)

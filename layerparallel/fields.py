@@ -36,6 +36,23 @@ def as_given(state: State) -> Tensor | State:
     return state[0] if len(state) == 1 else state
 
 
+def compiled_step(step: Callable[..., State]) -> Callable[..., State]:
+    """torch.compile for a step whose graph several adjoint sweeps go over.
+
+    Compiled backward passes may otherwise reuse ("donate") the memory of saved tensors, and then
+    refuse a second sweep.
+    """
+    import torch._functorch.config
+
+    compiled = torch.compile(step, dynamic=False)
+
+    def call(*arguments: object) -> State:
+        with torch._functorch.config.patch(donated_buffer=False):
+            return compiled(*arguments)
+
+    return call
+
+
 def takes_time(module: nn.Module) -> bool:
     """Whether the module's forward has an argument named ``t``."""
     return "t" in inspect.signature(module.forward).parameters
@@ -46,10 +63,13 @@ class Stacked:
 
     indexed = False
 
-    def __init__(self, template: nn.Module, names: Sequence[str]):
+    def __init__(self, template: nn.Module, names: Sequence[str], compiled: bool = False):
         self.template, self.names = template, tuple(names)
         self.timed = takes_time(template)
         self._batched = vmap(self._single, in_dims=(0, 0, 0 if self.timed else None))
+        self._alone = self._single
+        if compiled:
+            self._batched, self._alone = compiled_step(self._batched), compiled_step(self._single)
 
     def _single(self, u: State, own: tuple[Tensor, ...], t: Tensor | None) -> State:
         parameters = dict(zip(self.names, own, strict=True))
@@ -62,7 +82,7 @@ class Stacked:
         self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], layers: None, t: Tensor | None
     ) -> State:
         if u[0].shape[0] == 1:  # one step: vmap would only cost time
-            single = self._single(
+            single = self._alone(
                 tuple(a[0] for a in u), tuple(p[0] for p in own), t[0] if t is not None else None
             )
             return tuple(a.unsqueeze(0) for a in single)
@@ -78,9 +98,10 @@ class Tied:
 
     indexed = False
 
-    def __init__(self, module: nn.Module, names: Sequence[str]):
+    def __init__(self, module: nn.Module, names: Sequence[str], compiled: bool = False):
         self.module, self.names = module, tuple(names)
         self.timed = takes_time(module)
+        self._folded = compiled_step(self._call) if compiled else self._call
 
     def _call(
         self, u: State, inputs: tuple[Tensor, ...], shared: Sequence[Tensor], t: Tensor | None
@@ -98,7 +119,7 @@ class Tied:
         if self.timed and count > 1:
             batched = vmap(lambda v, x, s: self._call(v, x, shared, s), in_dims=(0, 0, 0))
             return batched(u, tuple(own), t)
-        out = self._call(
+        out = self._folded(
             tuple(a.flatten(0, 1) for a in u),
             tuple(x.flatten(0, 1) for x in own),
             shared,

@@ -117,7 +117,8 @@ class Convolution(nn.Module):
         from .convolution import ConvolutionChain
 
         weight, bias = parameters["weight"], parameters["bias"]
-        return ConvolutionChain(weight, bias, CLOSED_FORM[self.activation], depth, step_size)
+        activation = CLOSED_FORM[self.activation]
+        return ConvolutionChain(weight, bias, activation, depth, step_size, workspace=workspace)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, activation={self.activation!r}, kernel={self.kernel}"

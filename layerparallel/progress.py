@@ -28,15 +28,16 @@ class Standing:
         """Seconds until the end at the present rate."""
         return (self.total - self.samples) / self.rate if self.rate > 0 else float("inf")
 
-    def text(self) -> str:
-        """The figures in one line."""
-        parts = [
-            f"epoch {self.epoch}/{self.epochs}",
-            f"{self.rate:,.0f} samples/s",
-            f"{duration(self.left)} left",
-            f"loss {self.loss:.4f}",
-            f"accuracy {self.accuracy:.1%}",
-        ]
+    def pace(self) -> str:
+        """How far it is and how fast it goes."""
+        return (
+            f"epoch {self.epoch}/{self.epochs} · {self.rate:,.0f} samples/s · "
+            f"{duration(self.left)} left"
+        )
+
+    def figures(self) -> str:
+        """How well it goes."""
+        parts = [f"loss {self.loss:.4f}", f"accuracy {self.accuracy:.1%}"]
         if self.forward_residual is not None:
             parts.append(f"residual {self.forward_residual:.1e}")
         if self.adjoint_residual is not None:
@@ -121,7 +122,7 @@ class Plain:
     def show(self, standing: Standing) -> None:
         """Print one line."""
         self._last = time.monotonic()
-        self.say(f"{self._name}: {standing.text()}")
+        self.say(f"{self._name}: {standing.pace()} · {standing.figures()}")
 
     def end(self) -> None:
         """Nothing is open that would have to be closed."""
@@ -132,7 +133,7 @@ class Plain:
 
 
 class Live:
-    """A bar with figures beside it that is redrawn in place."""
+    """A bar and a line of figures, redrawn in place; 80 columns are enough."""
 
     def __init__(self, console: Any = None, interval: float = LIVE_INTERVAL) -> None:
         from rich.console import Console
@@ -140,38 +141,41 @@ class Live:
         self._console = console or Console(highlight=False)
         self._interval = interval
         self._bar: Any = None
-        self._task: Any = None
+        self._live: Any = None
         self._last = 0.0
 
     def begin(self, name: str, total: int) -> None:
         """Open a bar."""
+        from rich.live import Live
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=10),
             TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=self._console,
-            auto_refresh=False,  # no thread that would take turns with the training
+            TextColumn("{task.fields[pace]}"),
         )
-        self._task = self._bar.add_task(name, total=total, figures="")
-        self._bar.start()
+        self._bar.add_task(name, total=total, pace="")
+        # No refresh by a thread: it would take turns with the training.
+        self._live = Live(self._bar, console=self._console, auto_refresh=False)
+        self._live.start()
 
     def due(self) -> bool:
         """A few times a second."""
         return time.monotonic() - self._last >= self._interval
 
     def show(self, standing: Standing) -> None:
-        """Redraw the bar."""
+        """Redraw."""
+        from rich.console import Group
+        from rich.text import Text
+
         self._last = time.monotonic()
-        self._bar.update(self._task, completed=standing.samples, figures=standing.text())
-        self._bar.refresh()
+        self._bar.update(self._bar.task_ids[0], completed=standing.samples, pace=standing.pace())
+        self._live.update(Group(self._bar, Text("  " + standing.figures())), refresh=True)
 
     def end(self) -> None:
         """Leave the bar as it stands."""
-        self._bar.stop()
-        self._bar = None
+        self._live.stop()
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""

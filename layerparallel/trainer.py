@@ -255,6 +255,8 @@ class _Training:
                 moment = Moment(at.phase, at.epoch, step + 1)
                 self._save(method, moment, order_before, sums)
                 paused += time.perf_counter() - pause
+        if found is not None and at.epoch + 1 == phase.epochs:
+            self.display.show(self._standing(phase, at.epoch, sums, found))
         return found
 
     def _standing(self, phase: Phase, epoch: int, sums: Sums, found: StepRecord) -> Standing:

@@ -5,6 +5,7 @@ states, adjoints and parameters converge together (Günther et al., SIAM J. Math
 2020).
 """
 
+import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -59,16 +60,17 @@ class OneShot:
     def state_error(self) -> float:
         """Estimate of the objective's absolute error that an unfinished forward solve leaves.
 
-        To first order the error is ``sum_i lambda_i · r_i`` with r the residuals at the C-points and
-        lambda the adjoints there, of the last backward pass. Taking the B samples' shares to be of
-        random sign, that is about ``|lambda| |r| / sqrt(B)``. 0 after a serial solve.
+        To first order the error is ``sum_i lambda_i · r_i`` with r the residuals at the C-points
+        and lambda the adjoints there, of the last backward pass. Taking the B samples' shares to be
+        of random sign, that is about ``|lambda| |r| / sqrt(B)``. 0 after a serial solve.
         """
         forward, adjoint = self.network.solution, self.network.adjoint_solution
         if forward is None or adjoint is None or adjoint.scale_tensor is None:
             return 0.0
         if forward.fallback is not None or not forward.residual_tensors:
             return 0.0
-        return float(adjoint.scale_tensor) * float(forward.residual_tensors[-1]) / self._samples**0.5
+        sizes = float(adjoint.scale_tensor) * float(forward.residual_tensors[-1])
+        return sizes / math.sqrt(self._samples)
 
     def step(self, x: Tensor, y: Tensor, key: Hashable = None) -> StepRecord:
         """One optimiser step on inputs `(batch, ...)` and classes `(batch,)`.
