@@ -14,6 +14,13 @@ from .solvers import MGRIT, Parareal, Serial, Split
 __version__ = "0.1.0"
 
 _LAZY: dict[str, str] = {
+    "Adaptive": "training.adaptive",
+    "Backprop": "training.backprop",
+    "LBFGS": "optim",
+    "Objective": "training.objective",
+    "OneShot": "training.one_shot",
+    "depth_groups": "optim",
+    "refine": "refine",
     "load_optimizer_state": "layerwise",
     "optimizer_state": "layerwise",
     "tune": "tuning",

@@ -13,9 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .layers import SMOOTH
-
 _aten = torch.ops.aten
+
+SMOOTH = 0.1
+"""Half width of the quadratic part of SmoothReLU."""
 
 
 class Activation(Protocol):

@@ -14,17 +14,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from .chain import Chain, State
+from .chain import Chain, State, state_map
+from .checks import refuse_random, refuse_stateful, same
 from .fields import Function, Stacked, Tied, Unlike, as_given, as_state, takes_time
 from .generic import GenericChain
 from .integrators import INTEGRATORS
+from .stacking import Initial, from_layers, initial_stacks, replace_parameters, to_layers
 from .workspace import Workspace
 
 KEPT_BYTES = 1 << 30
 """Most scratch memory that a body keeps from one training step to the next."""
-
-Initial = Literal["smooth", "tied", "independent"]
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def chain(
         if depth is not None and depth != len(layer):  # type: ignore[arg-type]
             raise ValueError(f"depth {depth} is not the number of modules given, {len(layer)}")  # type: ignore[arg-type]
         depth = len(layer)  # type: ignore[arg-type]
-    if depth is None or depth < 1:
-        raise ValueError(f"depth {depth} is out of range; a chain has 1 step or more")
+    if not isinstance(depth, int) or depth < 1:
+        raise ValueError(f"depth {depth} is out of range; use a whole number of steps, 1 or more")
     if T is not None and h is not None:
         raise ValueError(f"T={T} and h={h} are both given; give one, h = T / depth")
     if integrator == "block":
@@ -111,6 +112,7 @@ class Body(nn.Module):
         super().__init__()
         self.depth, self.h, self.integrator = depth, h, integrator
         self.workspace = Workspace(KEPT_BYTES)
+        self._examined: set[bool] = set()
         self._field: Any = None  # made when first used, so that what it compiles is compiled once
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,6 +130,25 @@ class Body(nn.Module):
 
     def bind(self, tensors: Sequence[Tensor]) -> Chain:
         """The chain of these parameter tensors, inputs per step in front of them."""
+        raise NotImplementedError
+
+    def examine(self, u: State, inputs: State) -> None:
+        """Refuses steps that would go wrong silently, when first used in training and evaluation.
+
+        Raises:
+            ValueError: a step draws random numbers; a chain that takes none is given inputs.
+        """
+        if inputs and not isinstance(self, TiedBody):
+            raise ValueError(
+                "the opening gives an input per step, which only a chain of one module for all "
+                "steps takes; make it by chain(module, depth, tied=True)"
+            )
+        if self.training not in self._examined:
+            with torch.no_grad():
+                self._examine(u, inputs)
+            self._examined.add(self.training)
+
+    def _examine(self, u: State, inputs: State) -> None:
         raise NotImplementedError
 
     def serial(self) -> nn.Module:
@@ -151,15 +172,11 @@ class StackedBody(Body):
         refuse_stateful(template)
         self.layer = copy.deepcopy(template)
         stacks = initial_stacks(template, depth, initial)
-        for name, stack in stacks.items():
-            owner, leaf = _owner(self.layer, name)
-            old = owner._parameters[leaf]
-            owner._parameters[leaf] = nn.Parameter(
-                stack, requires_grad=old is None or old.requires_grad
-            )
+        places = {p: stacks[name] for name, p in self.layer.named_parameters()}
+        replace_parameters(self.layer, places.__getitem__)
         self.names = tuple(stacks)
-        self._register_state_dict_hook(_to_layers)
-        self.register_load_state_dict_pre_hook(_from_layers)
+        self._register_state_dict_hook(to_layers)
+        self.register_load_state_dict_pre_hook(from_layers)
 
     def tensors(self) -> list[Tensor]:
         found = dict(self.layer.named_parameters())
@@ -180,14 +197,18 @@ class StackedBody(Body):
             step_size=self.h,
         )
 
+    def _examine(self, u: State, inputs: State) -> None:
+        if hasattr(self.layer, "closed_chain"):
+            return  # the layer's author vouches for it
+        field = Stacked(self.layer, self.names)
+        own = [p[:1] for p in self.tensors()]
+        one, t = tuple(a[None] for a in u), u[0].new_zeros(1)
+        refuse_random(lambda: field(one, own, (), None, t), type(self.layer).__name__)
+
     def template(self, n: int) -> nn.Module:
         """A copy of the template with the parameters of layer n."""
         single = copy.deepcopy(self.layer)
-        for name, stack in self.layer.named_parameters():
-            owner, leaf = _owner(single, name)
-            owner._parameters[leaf] = nn.Parameter(
-                stack[n].detach().clone(), requires_grad=stack.requires_grad
-            )
+        replace_parameters(single, lambda stack: stack[n].detach().clone())
         return single
 
     def serial(self) -> nn.Module:
@@ -204,12 +225,12 @@ class TiedBody(Body):
         super().__init__(depth, h, integrator)
         module, self.compiled = uncompiled(module)
         refuse_stateful(module)
-        self.layer = module
+        self.layer, self.folds = module, True
 
     def bind(self, tensors: Sequence[Tensor]) -> Chain:
         names = [name for name, _ in self.layer.named_parameters()]
-        if self._field is None:
-            self._field = Tied(self.layer, names, self.compiled)
+        if self._field is None or self._field.folds != self.folds:
+            self._field = Tied(self.layer, names, self.compiled, self.folds)
         inputs = tuple(tensors[: len(tensors) - len(names)])
         for x in inputs:
             if x.shape[0] != self.depth:
@@ -226,6 +247,27 @@ class TiedBody(Body):
             step_size=self.h,
         )
 
+    def _examine(self, u: State, inputs: State) -> None:
+        names = [name for name, _ in self.layer.named_parameters()]
+        shared = list(self.layer.parameters())
+        t = u[0].new_zeros(2)
+
+        def value(states: State, first: int) -> State:
+            count = states[0].shape[0]
+            own = [x[first : first + count] for x in inputs]
+            return Tied(self.layer, names)(states, own, shared, None, t[:count])
+
+        one = tuple(a[None] for a in u)
+        alone = refuse_random(lambda: value(one, 0), type(self.layer).__name__)
+        if self.depth == 1 or any(x.shape[0] != self.depth for x in inputs):
+            return
+        other = tuple(1 - 2 * a for a in one)
+        apart = state_map(_join, alone, value(other, 1))
+        try:
+            self.folds = self.folds and same(apart, value(state_map(_join, one, other), 0))
+        except RuntimeError:  # the state's first dimension is not that of samples
+            self.folds = False
+
     def serial(self) -> nn.Module:
         return SerialTied(copy.deepcopy(self.layer), self.depth, self.h, self.integrator)
 
@@ -240,8 +282,8 @@ class UnlikeBody(Body):
             if takes_time(module):
                 raise ValueError("unlike modules are not given a time t; keep it in the module")
         self.layers = nn.ModuleList(modules)
-        self._register_state_dict_hook(_to_layers)
-        self.register_load_state_dict_pre_hook(_from_layers)
+        self._register_state_dict_hook(to_layers)
+        self.register_load_state_dict_pre_hook(from_layers)
 
     def tensors(self) -> list[Tensor]:
         return [p for module in self.layers for p in module.parameters()]
@@ -256,8 +298,15 @@ class UnlikeBody(Body):
             step_size=self.h,
         )
 
+    def _examine(self, u: State, inputs: State) -> None:
+        for n, module in enumerate(self.layers):
+            refuse_random(
+                lambda module=module, n=n: as_state(module(as_given(u)), f"the value of step {n}"),
+                f"step {n}",
+            )
+
     def serial(self) -> nn.Module:
-        return SerialBody([copy.deepcopy(m) for m in self.layers], self.h, self.integrator)
+        return SerialBody(copy.deepcopy(list(self.layers)), self.h, self.integrator)
 
     def layer_name(self, name: str) -> tuple[str, bool]:
         return name.removeprefix("layers."), False
@@ -269,25 +318,24 @@ class FunctionBody(Body):
     def __init__(self, step: Callable[..., object], depth: int, h: float):
         super().__init__(depth, h, "step function")
         self.step = step
-        self._checked = False
 
     def bind(self, tensors: Sequence[Tensor]) -> Chain:
         return GenericChain(Function(self.step), None, (), (), self.depth, self.h)
 
-    def check_capture(self, u: State) -> None:
-        """Refuses a function that uses trainable tensors of its own: they would get no gradient."""
-        if self._checked:
-            return
+    def _examine(self, u: State, inputs: State) -> None:
+        time = u[0].new_zeros(())
+        detached = tuple(a.detach() for a in u)
+
+        def value() -> State:
+            return as_state(self.step(as_given(detached), time, self.h), "a step's value")
+
         with torch.enable_grad():
-            time = torch.zeros((), dtype=u[0].dtype, device=u[0].device)
-            detached = tuple(a.detach() for a in u)
-            value = as_state(self.step(as_given(detached), time, self.h), "a step's value")
-        if any(a.requires_grad for a in value):
+            found = refuse_random(value, "the step function")
+        if any(a.requires_grad for a in found):
             raise ValueError(
                 "the step function uses tensors that require a gradient, which a plain function "
                 "cannot be given; make it a module and pass that to chain"
             )
-        self._checked = True
 
     def serial(self) -> nn.Module:
         return SerialFunction(self.step, self.depth, self.h)
@@ -302,8 +350,13 @@ class SerialBody(nn.ModuleList):
     def __init__(self, layers: Iterable[nn.Module], h: float, integrator: str):
         super().__init__(layers)
         self.h, self.integrator = h, integrator
+        self.plain = integrator == "euler" and not takes_time(self[0])
 
     def forward(self, u: Tensor | State) -> Tensor | State:
+        if self.plain and isinstance(u, Tensor):
+            for layer in self:
+                u = torch.add(u, layer(u), alpha=self.h)
+            return u
         for n, layer in enumerate(self):
             u = _serial_step(layer, u, n, self.h, self.integrator)
         return u
@@ -341,21 +394,18 @@ class SerialFunction(nn.Module):
 def _serial_step(
     layer: nn.Module, u: Tensor | State, n: int, h: float, integrator: str, *inputs: Tensor
 ) -> Tensor | State:
-    timed = takes_time(layer) if n == 0 or integrator != "euler" else None
-    if integrator == "euler" and isinstance(u, Tensor) and not timed and not hasattr(layer, "t"):
-        if timed is False or not takes_time(layer):
-            return torch.add(u, layer(u, *inputs), alpha=h)
     state = as_state(u, "the state")
     t = torch.tensor(n * h, dtype=state[0].dtype, device=state[0].device)
+    timed = takes_time(layer)
 
     def residual(v: State, s: Tensor | None) -> State:
-        extra = {"t": s} if takes_time(layer) else {}
+        extra = {"t": s} if timed else {}
         return as_state(layer(as_given(v), *inputs, **extra), "a step's value")
 
     return as_given(INTEGRATORS[integrator](residual, state, t, h))
 
 
-# ---- stacking -----------------------------------------------------------------------------------
+# ---- steps --------------------------------------------------------------------------------------
 
 
 def uncompiled(module: nn.Module) -> tuple[nn.Module, bool]:
@@ -365,102 +415,27 @@ def uncompiled(module: nn.Module) -> tuple[nn.Module, bool]:
     return module, False
 
 
-def refuse_stateful(module: nn.Module) -> None:
-    """Refuses layers whose repeated evaluation would change the result or their own statistics."""
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
-            raise ValueError(
-                f"{type(part).__name__} keeps running statistics, which repeated evaluation in a "
-                "solve would spoil; use LayerNorm or GroupNorm, or track_running_stats=False"
-            )
-        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
-            raise ValueError(
-                f"{type(part).__name__}(p={part.p}) draws another mask at every evaluation of a "
-                "step; use p=0"
-            )
-
-
-def initial_stacks(template: nn.Module, depth: int, initial: Initial) -> dict[str, Tensor]:
-    """Initial values (N, ...) of every parameter; each layer has the spread of a single one.
-
-    "smooth" blends two draws by cos and sin of pi n / 2N, which keeps the variance.
-    """
-    if initial == "tied" or depth == 1:
-        draws = [template]
-    elif initial == "smooth":
-        draws = [template, _redrawn(template)]
-    else:
-        draws = [template, *(_redrawn(template) for _ in range(depth - 1))]
-    stacks = {}
-    for name, first in template.named_parameters():
-        values = [dict(draw.named_parameters())[name].detach() for draw in draws]
-        if all(torch.equal(first, value) for value in values[1:]):
-            stack = first.detach().expand(depth, *first.shape)  # the same in every draw: 1 or 0
-        elif initial == "independent":
-            stack = torch.stack(values)
-        else:
-            angle = torch.linspace(0, math.pi / 2, depth, dtype=first.dtype, device=first.device)
-            angle = angle.view(depth, *[1] * first.dim())
-            stack = values[0] * angle.cos() + values[1] * angle.sin()
-        stacks[name] = stack.clone()
-    return stacks
-
-
-def _redrawn(template: nn.Module) -> nn.Module:
-    fresh = copy.deepcopy(template)
-    for part in fresh.modules():
-        if callable(reset := getattr(part, "reset_parameters", None)):
-            reset()
-    return fresh
-
-
-def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, leaf = name.rpartition(".")
-    return module.get_submodule(path), leaf
+def _join(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([a, b])
 
 
 def closed_chain(layer: nn.Module, parameters: dict[str, Tensor], body: Body) -> Chain | None:
     """The closed-form chain of a layer that knows one, by its method ``closed_chain``.
 
     A layer's own method gets its parameters, each (N, ...), the depth, the step size and a `Workspace`
-    to take large scratch tensors from, and returns a `Chain` or None where it has no closed form. Only for forward Euler; not under autocast.
+    to take large scratch tensors from, and returns a `Chain` or None where it has no closed form.
+    Only for forward Euler; not under autocast; not for a subclass with another forward.
     """
     make = getattr(layer, "closed_chain", None)
-    if make is None or body.integrator != "euler" or not parameters:
+    if make is None or body.integrator != "euler" or not parameters or _altered(layer):
         return None
     if torch.is_autocast_enabled(next(iter(parameters.values())).device.type):
         return None
     return make(parameters, body.depth, body.h, body.workspace)
 
 
-def _to_layers(body: Body, state: dict, prefix: str, metadata: dict) -> None:
-    """state_dict in plain layer-by-layer names."""
-    for name, parameter in body.named_parameters():
-        pattern, stacked = body.layer_name(name)
-        value = state.pop(prefix + name)
-        if stacked:
-            for n in range(body.depth):
-                state[prefix + pattern.format(n=n)] = value[n]
-        else:
-            state[prefix + pattern] = value
-
-
-def _from_layers(
-    body: Body, state: dict, prefix: str, metadata: dict, strict: bool, missing: list, *_: object
-) -> None:
-    for name, parameter in body.named_parameters():
-        pattern, stacked = body.layer_name(name)
-        if not stacked:
-            if prefix + pattern in state:
-                state[prefix + name] = state.pop(prefix + pattern)
-            continue
-        keys = [prefix + pattern.format(n=n) for n in range(body.depth)]
-        found = [key for key in keys if key in state]
-        if len(found) == len(keys):
-            state[prefix + name] = torch.stack([state.pop(key) for key in keys])
-        elif found:
-            gone = next(key for key in keys if key not in state)
-            raise ValueError(
-                f"the state dict has {len(found)} of the {body.depth} layers' {name} ({gone} is not "
-                "there); load it into a network of its own depth"
-            )
+def _altered(layer: nn.Module) -> bool:
+    """Whether a forward of its own, hooks or parametrisations make the closed form untrue."""
+    owner = next(kind for kind in type(layer).__mro__ if "closed_chain" in vars(kind))
+    hooks = layer._forward_hooks or layer._forward_pre_hooks
+    return type(layer).forward is not owner.forward or bool(hooks) or is_parametrized(layer)

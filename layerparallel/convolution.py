@@ -152,6 +152,15 @@ class ConvolutionChain(Chain):
     def linearise(self, groups: int = 1) -> ConvolutionAdjoint:
         return ConvolutionAdjoint(self, groups=groups)
 
+    def pack(self, u: State) -> State:
+        channels = self.weight.shape[1]
+        if len(u) != 1 or u[0].dim() != 4 or u[0].shape[1] != channels:
+            raise ValueError(
+                f"the state has shape {', '.join(str(tuple(a.shape)) for a in u)} and the layers "
+                f"{channels} channels; let the opening return one tensor (B, {channels}, H, W)"
+            )
+        return super().pack(u)
+
     @cached_property
     def layers(self) -> int:
         """Layers evaluated in one step: more than one for a mean_residual coarse operator."""

@@ -46,6 +46,12 @@ class DenseChain(Chain):
         return DenseAdjoint(self, groups=groups)
 
     def pack(self, u: State) -> State:
+        width = self.weight.shape[-1]
+        if len(u) != 1 or u[0].shape[-1:] != (width,):
+            raise ValueError(
+                f"the state has shape {', '.join(str(tuple(a.shape)) for a in u)} and the layers "
+                f"width {width}; let the opening return one tensor (..., {width})"
+            )
         return (u[0].reshape(-1, u[0].shape[-1]).t().contiguous().unsqueeze(0),)
 
     def unpack(self, u: State, like: State) -> State:

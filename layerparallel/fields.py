@@ -93,13 +93,16 @@ class Tied:
     """One module at every step: the intervals are folded into the batch.
 
     With ``driven`` inputs (a recurrence) the module is called as ``module(u, *inputs_of_the_step)``.
-    A module that takes the time t is batched by vmap instead, since each interval has its own t.
+    A module that takes the time t is batched by vmap instead, since each interval has its own t,
+    and so is one that cannot be folded: it mixes samples, or the state has no dimension of them.
     """
 
     indexed = False
 
-    def __init__(self, module: nn.Module, names: Sequence[str], compiled: bool = False):
-        self.module, self.names = module, tuple(names)
+    def __init__(
+        self, module: nn.Module, names: Sequence[str], compiled: bool = False, folds: bool = True
+    ):
+        self.module, self.names, self.folds = module, tuple(names), folds
         self.timed = takes_time(module)
         self._folded = compiled_step(self._call) if compiled else self._call
 
@@ -116,8 +119,9 @@ class Tied:
         self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], layers: None, t: Tensor | None
     ) -> State:
         count = u[0].shape[0]
-        if self.timed and count > 1:
-            batched = vmap(lambda v, x, s: self._call(v, x, shared, s), in_dims=(0, 0, 0))
+        if count > 1 and (self.timed or not self.folds):
+            dims = (0, 0, 0 if self.timed else None)
+            batched = vmap(lambda v, x, s: self._call(v, x, shared, s), in_dims=dims)
             return batched(u, tuple(own), t)
         out = self._folded(
             tuple(a.flatten(0, 1) for a in u),

@@ -154,7 +154,7 @@ def _mean(u: State, samples: int) -> State:
 
 
 def _like(u: State, value: State) -> State:
-    """Refuses a step that changes the state's shape or dtype."""
+    """A step's value in the state's dtype (autocast may change it); refuses any other change."""
     if len(u) != len(value) or any(a.shape != b.shape for a, b in zip(u, value, strict=True)):
         raise ValueError(
             f"a step changed the state's shape from {[tuple(a.shape[1:]) for a in u]} to "
@@ -167,7 +167,7 @@ def _like(u: State, value: State) -> State:
                 f"a step changed the state's dtype from {a.dtype} to {b.dtype}; "
                 "cast inside the step or use autocast"
             )
-    return value
+    return state_map(lambda a, b: b.to(a.dtype), u, value)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .activations import CLOSED_FORM, SMOOTH
+from .convolution import ConvolutionChain
+from .dense import DenseChain
+
 if TYPE_CHECKING:
     from .chain import Chain
     from .workspace import Workspace
-
-SMOOTH = 0.1
-"""Half width of the quadratic part of SmoothReLU."""
-
 
 def smooth_relu(x: Tensor) -> Tensor:
     """max(x, 0) with a quadratic blend on |x| < 0.1 (Guenther et al. 2020)."""
@@ -67,9 +67,6 @@ class Dense(nn.Module):
         self, parameters: dict[str, Tensor], depth: int, step_size: float, workspace: Workspace
     ) -> Chain | None:
         """Hand-batched steps; parameters stacked (N, ...)."""
-        from .activations import CLOSED_FORM
-        from .dense import DenseChain
-
         weight, bias = parameters["weight"], parameters["bias"]
         activation = CLOSED_FORM[self.activation]
         return DenseChain(weight, bias, activation, depth, step_size, workspace=workspace)
@@ -113,9 +110,6 @@ class Convolution(nn.Module):
         self, parameters: dict[str, Tensor], depth: int, step_size: float, workspace: Workspace
     ) -> Chain | None:
         """Hand-batched steps; parameters stacked (N, ...)."""
-        from .activations import CLOSED_FORM
-        from .convolution import ConvolutionChain
-
         weight, bias = parameters["weight"], parameters["bias"]
         activation = CLOSED_FORM[self.activation]
         return ConvolutionChain(weight, bias, activation, depth, step_size, workspace=workspace)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .body import Body, Driven, FunctionBody
+from .body import Body, Driven
 from .fields import as_given, as_state
 from .propagate import Guess, Solver, propagate
 from .solution import Solution
@@ -110,8 +110,6 @@ class Network(nn.Module):
         )
         inputs = as_state(inputs, "inputs") if not isinstance(inputs, tuple) else inputs
         u0 = self._fitting(as_state(given, "the opening's value"))
-        if isinstance(self.body, FunctionBody):
-            self.body.check_capture(u0)
         training = self.training and torch.is_grad_enabled()
         solver = self.solver if training else self.evaluate_with
         end = propagate(self.body, u0, inputs, solver, self._report, self._guess(solver, key))
@@ -120,12 +118,15 @@ class Network(nn.Module):
     def _fitting(self, u0: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The first state in the parameters' dtype and on their device, or an error."""
         parameter = next(self.body.parameters(), None)
-        if parameter is None:
-            return u0
+        if parameter is None:  # under autocast the opening's value may be too short for a chain
+            autocast = torch.is_autocast_enabled(u0[0].device.type)
+            return tuple(a.float() if autocast and a.itemsize < 4 else a for a in u0)
+        places = {p.device for p in self.body.parameters()}
         for a in u0:
-            if a.device != parameter.device:
+            if {a.device} != places:
                 raise ValueError(
-                    f"the state is on {a.device} and the body's parameters on {parameter.device}; "
+                    f"the state is on {a.device} and the body's parameters on "
+                    f"{', '.join(sorted(map(str, places)))}; "
                     "move the network and its input to one device"
                 )
             if a.dtype != parameter.dtype and not torch.is_autocast_enabled(a.device.type):

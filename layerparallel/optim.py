@@ -144,6 +144,12 @@ class LBFGS(torch.optim.Optimizer):
             of several dtypes or devices.
     """
 
+    objective_error: float | Callable[[], float] = 0.0
+    on_trial: Callable[[], object] | None = None
+    on_accept: Callable[[], object] | None = None
+    search: Search | None = None
+    """What the last step did; None before the first."""
+
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
@@ -198,8 +204,6 @@ class LBFGS(torch.optim.Optimizer):
         self.total = total
         self.on_trial = on_trial
         self.on_accept = on_accept
-        self.search: Search | None = None
-        """What the last step did; None before the first."""
         for group in self.param_groups:
             if any(group[name] != value for name, value in defaults.items() if name != "metric"):
                 raise ValueError(
@@ -218,6 +222,11 @@ class LBFGS(torch.optim.Optimizer):
                 f"LBFGS needs real parameters of one dtype on one device and got {len(kinds)} "
                 f"kinds, {dtype} among them; convert the network first."
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no callables but `total`: they belong to the training of the original."""
+        error = 0.0 if callable(self.objective_error) else self.objective_error
+        return {**super().__getstate__(), "total": self.total, "objective_error": error}
 
     # -- the flat view of the parameters ---------------------------------------------------------
 

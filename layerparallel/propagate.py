@@ -31,6 +31,8 @@ class Binder(Protocol):
 
     def bind(self, tensors: Sequence[Tensor]) -> Chain: ...
 
+    def examine(self, u: State, inputs: State) -> None: ...
+
 
 @dataclass
 class Guess:
@@ -68,7 +70,8 @@ def propagate(
         guess: where to start from, and where to leave the C-point states for the next call.
 
     Raises:
-        ValueError: the solver does not fit the depth, or the state is not finite.
+        ValueError: the solver does not fit the depth, the state is not finite, or a step cannot be
+            evaluated several times.
         RuntimeError: called inside a torch.func transform, or differentiated twice.
     """
     if torch._C._functorch.maybe_current_level() is not None:
@@ -77,6 +80,8 @@ def propagate(
             "transform net.to_serial() instead"
         )
     solver.check(body.depth)
+    if torch.is_grad_enabled() or not isinstance(solver, Serial):
+        body.examine(u0, tuple(inputs))
     call = _Call(body, solver, len(u0), guess, report)
     tensors = (*u0, *inputs, *body.tensors())
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
@@ -92,12 +97,12 @@ def _forward(
     chain = call.body.bind(tensors[call.parts :])
     solver = call.solver.forward.forward
     adjoint = chain.linearise(solver.groups(chain.steps)) if record else None
-    guess = call.guess.forward if call.guess is not None else None
     packed = chain.pack(u0)
+    guess = _fitting(call.guess.forward, solver, chain, packed) if call.guess is not None else None
     solution = _guarded(solver, chain, packed, guess, adjoint, False)
     _refuse_non_finite(u0, solution.end)
-    if call.guess is not None and solution.points is not None:
-        call.guess.forward = tuple(p.detach() for p in solution.points)
+    if call.guess is not None:
+        call.guess.forward = _left(solver, solution)
     call.report("forward", solution)
     return chain.unpack(solution.end, u0), chain, adjoint
 
@@ -131,10 +136,12 @@ class _Propagate(torch.autograd.Function):
         device, enabled, dtype = ctx.autocast
         with torch.autocast(device, dtype=dtype, enabled=enabled):
             packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
-            guess = call.guess.adjoint if call.guess is not None else None
-            solution = _guarded(call.solver.adjoint.adjoint, adjoint, packed, guess, None, True)
-        if call.guess is not None and solution.points is not None:
-            call.guess.adjoint = tuple(p.detach() for p in solution.points)
+            solver, guess = call.solver.adjoint.adjoint, None
+            if call.guess is not None:
+                guess = _fitting(call.guess.adjoint, solver, adjoint, packed)
+            solution = _guarded(solver, adjoint, packed, guess, None, True)
+        if call.guess is not None:
+            call.guess.adjoint = _left(solver, solution)
         call.report("adjoint", solution)
         start = ctx.chain.unpack(solution.end, tensors[:parts])
         gradients = adjoint.gradients()
@@ -150,6 +157,28 @@ def _graph_is_kept() -> bool:
     return bool(torch._C._autograd._get_current_graph_task_keep_graph())
 
 
+def _fitting(
+    guess: State | None, solver: Serial | MGRIT, chain: Chain, u0: State
+) -> State | None:
+    """The guess, if the solver starts warm and it is of this batch size and this coarsening."""
+    if guess is None or not (isinstance(solver, MGRIT) and solver.warm_start):
+        return None
+    points = chain.steps // solver.factors(chain.steps)[0] + 1
+    fits = all(
+        g.shape == (points, *u.shape[1:]) and g.dtype == u.dtype and g.device == u.device
+        for g, u in zip(guess, u0, strict=True)
+    )
+    return guess if fits else None
+
+
+def _left(solver: Serial | MGRIT, solution: Solution) -> State | None:
+    """What a solve leaves for the next warm start: nothing if it failed."""
+    if not (isinstance(solver, MGRIT) and solver.warm_start) or solution.points is None:
+        return None
+    points = tuple(p.detach() for p in solution.points)
+    return points if all(bool(torch.isfinite(p).all()) for p in points) else None
+
+
 def _guarded(
     solver: Serial | MGRIT,
     chain: Chain,
@@ -160,11 +189,6 @@ def _guarded(
 ) -> Solution:
     """Solves, and propagates serially instead if the iteration did not behave."""
     guarded = isinstance(solver, MGRIT) and solver.guard
-    if guess is not None and any(
-        g.shape[1:] != u.shape[1:] or g.dtype != u.dtype or g.device != u.device
-        for g, u in zip(guess, u0, strict=True)
-    ):
-        guess = None  # another batch size: nothing to start from
     solution = solver.solve(chain, u0, guess, recorder, collect)
     reason = _misbehaved(solution) if guarded else None
     if reason is None:

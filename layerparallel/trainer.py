@@ -319,6 +319,9 @@ class _Training:
         )
         self.record.append("cycles", forward=forward, adjoint=adjoint)
         epochs = history(read(self.folder), "epoch")
+        fallbacks = sum(line["fallbacks"] for line in epochs)
+        if fallbacks:
+            self.display.say(f"{fallbacks} solves misbehaved and were done serially instead")
         last = [line for line in epochs if line["phase"] == len(run.phases) - 1]
         ours = statistics.median(line["epoch_seconds"] for line in last)
         theirs = self._serial_slice()
@@ -335,7 +338,7 @@ class _Training:
             "train_accuracy": last[-1]["train_accuracy"],
             "validation_accuracy": serially,
             "validation_accuracy_parallel": in_parallel,
-            "fallbacks": sum(line["fallbacks"] for line in epochs),
+            "fallbacks": fallbacks,
             "seconds": self.seconds,
             "epoch_seconds": ours,
             "serial_epochs": run.serial_epochs if theirs else 0,

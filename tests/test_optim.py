@@ -379,6 +379,21 @@ def test_state_dict_is_plain_data(tmp_path):
     LBFGS(problem.params).load_state_dict(state)
 
 
+def test_a_copy_goes_on_alone():
+    problem = Problem(rosenbrock, torch.full((6,), -1.2))
+    hooks: list[str] = []
+    optimizer = LBFGS(problem.params, objective_error=1e-3, on_trial=lambda: hooks.append("trial"))
+    optimizer.step(problem.closure)
+    before, called = problem.point, len(hooks)
+    pair = copy.deepcopy((problem, optimizer))
+    pair[1].step(pair[0].closure)
+    assert searched(pair[1]).pairs == 1
+    assert searched(pair[1]).error > 1e-3
+    assert torch.equal(problem.point, before)
+    assert not torch.equal(pair[0].point, before)
+    assert len(hooks) == called
+
+
 def test_learning_rate_schedulers_set_the_initial_step():
     problem = Problem(lambda x: x @ x, torch.ones(3))
     optimizer = LBFGS(problem.params, lr=1.0)

@@ -44,8 +44,7 @@ class MGRIT:
     """Layer-parallel multigrid for the forward and the adjoint propagation.
 
     Args:
-        levels: number of levels, the fine one included; levels that would have fewer than
-            `smallest` steps are left out.
+        levels: number of levels, the fine one included.
         coarsening: m, one for all levels or one per coarsening.
         relaxation: number of CF-relaxations that follow the F-relaxation, one for all levels or one
             per level: 0 is F, 1 is FCF, nu is F(CF)^nu.
@@ -60,7 +59,8 @@ class MGRIT:
             V-cycle on every level on the way up (full multigrid), "constant" puts u[0] everywhere.
         first_down: whether the first cycle has a down part. If not, it is the coarse start and one
             fine sweep. A guess that is given (warm start) always gets its down part.
-        smallest: fewest steps of the coarsest level.
+        smallest: fewest steps of the coarsest level. With 2 or more, `levels` is an upper bound:
+            levels that would have fewer steps are left out; with 1 it is an error if they have none.
         warm_start: begin from the states of the last solve with the same batch (see `Network`).
         memory: "store" keeps what the adjoint needs of every step; "recompute" keeps the C-points.
         guard: fall back to the serial solver, for this batch, when residuals grow or are not finite.
@@ -115,12 +115,18 @@ class MGRIT:
         return _of_level(self.relaxation, level)
 
     def check(self, steps: int) -> None:
-        """Refuses a chain on which no coarse level can be built.
+        """Refuses a chain on which the coarse levels cannot be built.
 
         Raises:
-            ValueError: the coarsening is beyond the depth.
+            ValueError: the coarsening is beyond the depth, or there are more levels than it allows.
         """
-        if not self.factors(steps):
+        built = len(self.factors(steps)) + 1
+        if 1 < built < self.levels and self.smallest == 1:
+            raise ValueError(
+                f"levels={self.levels} cannot be built on a chain of {steps} steps by coarsening "
+                f"{self.coarsening}; use levels={built} or less, or smallest=2 to stop where it ends"
+            )
+        if built == 1:
             m = _of_level(self.coarsening, 0)
             raise ValueError(
                 f"coarsening {m} leaves {steps // m} coarse steps of a chain of {steps}, fewer than "
@@ -381,8 +387,14 @@ def _check_settings(s: MGRIT) -> None:
     def refuse(name: str, bound: str) -> None:
         raise ValueError(f"{name}={getattr(s, name)!r} is out of range; use {bound}")
 
-    coarsening = (s.coarsening,) if isinstance(s.coarsening, int) else s.coarsening
-    relaxation = (s.relaxation,) if isinstance(s.relaxation, int) else s.relaxation
+    coarsening = s.coarsening if isinstance(s.coarsening, tuple) else (s.coarsening,)
+    relaxation = s.relaxation if isinstance(s.relaxation, tuple) else (s.relaxation,)
+    for name in ("levels", "forward_cycles", "adjoint_cycles", "smallest"):
+        if not isinstance(getattr(s, name), int):
+            refuse(name, "a whole number")
+    for name, several in (("coarsening", coarsening), ("relaxation", relaxation)):
+        if not all(isinstance(value, int) for value in several):
+            refuse(name, "a whole number, or a tuple of one per level")
     if s.levels < 2:
         refuse("levels", "2 or more, or Serial()")
     if not coarsening or any(m < 2 for m in coarsening):

@@ -1,0 +1,171 @@
+"""Where layer-parallel training stops winning: width x batch x depth, one gradient each.
+
+    layerparallel bench map [--json] [--plot FILE] [--device cuda]
+
+Dense tanh layers, independent weights, T = 1. A cell is the time of eager autograd over ours: of the
+fastest MGRIT setting with cosine >= 0.99, and of our exact `Serial()`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import layerparallel as lp
+from layerparallel.measure import compare, gradients, median, rounds
+from layerparallel.tuning import describe
+
+DEPTHS = (64, 256, 1024)
+WIDTHS = (4, 16, 64, 256)
+BATCHES = (1, 16, 64, 256, 1024)
+
+
+def settings(depth: int) -> list[lp.MGRIT]:
+    found = []
+    for m in (4, 8, 16, 32):
+        for cycles, coarse, samples in (
+            (1, "inject", None),
+            (1, "mean_residual", 4),
+            (2, "inject", None),
+        ):
+            solver = lp.MGRIT(
+                coarsening=m,
+                forward_cycles=cycles,
+                adjoint_cycles=cycles,
+                coarse=coarse,  # type: ignore[arg-type]
+                samples=samples,
+            )
+            if depth // m >= 2:
+                found.append(solver)
+    return found
+
+
+def cell(depth: int, width: int, batch: int, device: str, repeats: int) -> dict[str, object]:
+    torch.manual_seed(0)
+    body = lp.chain(lp.Dense(width), depth, T=1.0, initial="independent")
+    net = lp.Network(None, body, None).to(device)
+    serial = net.to_serial()
+    x = torch.randn(batch, width, device=device)
+
+    def step(module: torch.nn.Module) -> None:
+        module.zero_grad(set_to_none=True)
+        module(x).square().mean().backward()
+
+    def solved(solver: lp.Serial | lp.MGRIT) -> None:
+        with net.solved_by(solver):
+            step(net)
+
+    solved(lp.Serial())
+    exact = gradients(net)
+    good: list[lp.MGRIT] = []
+    errors = []
+    for solver in settings(depth):
+        solved(solver)
+        error = compare(gradients(net), exact, depth)
+        if error.cosine >= 0.99:
+            good.append(solver)
+            errors.append(error)
+    calls = [lambda s=s: solved(s) for s in good]
+    first = [median(t) for t in rounds(calls, 3, device)]
+    best = first.index(min(first))
+    final = rounds(
+        [lambda: step(serial), lambda: solved(lp.Serial()), calls[best]], repeats, device
+    )
+    eager, ours_serial, ours = (median(t) for t in final)
+    return {
+        "case": f"N={depth} width={width} batch={batch}",
+        "depth": depth,
+        "width": width,
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "baseline": "eager autograd",
+        "baseline_ms": eager,
+        "ours_ms": ours,
+        "ratio": eager / ours,
+        "serial_ratio": eager / ours_serial,
+        "setting": describe(good[best]),
+        "relative_error": errors[best].relative,
+        "cosine": errors[best].cosine,
+    }
+
+
+def plot(rows: list[dict[str, object]], file: Path) -> None:
+    """One panel a depth: MGRIT's ratio as colour and number, that of `Serial()` small below it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import colors
+    from matplotlib import pyplot as plt
+
+    depths = sorted({int(r["depth"]) for r in rows})  # type: ignore[call-overload]
+    widths = sorted({int(r["width"]) for r in rows})  # type: ignore[call-overload]
+    batches = sorted({int(r["batch"]) for r in rows})  # type: ignore[call-overload]
+    figure, axes = plt.subplots(
+        1, len(depths), figsize=(4.2 * len(depths), 3.6), squeeze=False, layout="constrained"
+    )
+    norm = colors.LogNorm(1 / 16, 16)
+    for axis, depth in zip(axes[0], depths, strict=True):
+        axis.set_title(f"{depth} layers")
+        for row in rows:
+            if row["depth"] != depth:
+                continue
+            i, j = widths.index(row["width"]), batches.index(row["batch"])  # type: ignore[arg-type]
+            ratio = float(row["ratio"])  # type: ignore[arg-type]
+            axis.add_patch(
+                plt.Rectangle((j - 0.5, i - 0.5), 1, 1, color=plt.cm.RdBu(norm(ratio)))
+            )
+            ink = "white" if abs(norm(ratio) - 0.5) > 0.3 else "black"
+            axis.text(j, i + 0.08, f"{ratio:.1f}", ha="center", va="bottom", color=ink, size=11)
+            axis.text(
+                j, i - 0.08, f"serial {row['serial_ratio']:.1f}", ha="center", va="top", color=ink, size=7
+            )
+        axis.set_xlim(-0.5, len(batches) - 0.5)
+        axis.set_ylim(-0.5, len(widths) - 0.5)
+        axis.set_xticks(range(len(batches)), batches)
+        axis.set_yticks(range(len(widths)), widths)
+        axis.set_xlabel("batch")
+    axes[0][0].set_ylabel("width")
+    figure.suptitle("Speed-up of one gradient over eager PyTorch (cosine ≥ 0.99); small: exact Serial()")
+    figure.savefig(file, dpi=130)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="layerparallel bench map")
+    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser.add_argument("--plot", type=Path, help="write the map as a picture")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS))
+    parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS))
+    parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    rows = []
+    for depth in args.depths:
+        for width in args.widths:
+            for batch in args.batches:
+                if depth * width * batch * 4 > 1 << 30:
+                    continue  # half a minute a step and no more to learn
+                row = cell(depth, width, batch, args.device, args.repeats)
+                rows.append(row)
+                if not args.json:
+                    print(
+                        f"{row['case']:30} {row['baseline_ms']:9.2f} ms  MGRIT {row['ratio']:6.2f}x  "
+                        f"Serial() {row['serial_ratio']:5.2f}x  {row['setting']}",
+                        flush=True,
+                    )
+    if args.plot:
+        plot(rows, args.plot)
+    if args.json:
+        json.dump(rows, sys.stdout, indent=1)
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

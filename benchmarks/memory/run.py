@@ -1,0 +1,104 @@
+"""Peak memory of one gradient: memory policies "store" and "recompute" beside ordinary autograd.
+
+    layerparallel bench memory [--json]
+
+Every row is a fresh process: the peak resident size over that before the first step, in MiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+
+ROWS = (
+    "eager autograd",
+    "Serial store",
+    "Serial recompute",
+    "MGRIT store",
+    "MGRIT recompute",
+)
+
+CHILD = """
+import resource, sys, time
+import torch, layerparallel as lp
+kind, depth, width, batch = sys.argv[1], *map(int, sys.argv[2:5])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+net = lp.Network(None, lp.chain(lp.Dense(width), depth, T=5.0), None)
+module = net
+if kind == "eager autograd":
+    module = net.to_serial()
+    del net
+else:
+    name, memory = kind.split()
+    net.solver = (
+        lp.Serial(memory)
+        if name == "Serial"
+        else lp.MGRIT(coarsening=16, forward_cycles=2, adjoint_cycles=2, memory=memory)
+    )
+x = torch.randn(batch, width)
+small = torch.randn(1, width)
+module(small).sum().backward()  # code and gradients are there before the first reading
+module.zero_grad(set_to_none=False)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+times = []
+for _ in range(3):
+    start = time.perf_counter()
+    module(x).square().mean().backward()
+    times.append((time.perf_counter() - start) * 1e3)
+print(peak() - before, sorted(times)[1])
+"""
+
+
+def measure(kind: str, depth: int, width: int, batch: int) -> tuple[float, float]:
+    """Peak MiB over the resident size before, and milliseconds per gradient."""
+    found = subprocess.run(
+        [sys.executable, "-c", CHILD, kind, str(depth), str(width), str(batch)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    mib, milliseconds = map(float, found.stdout.split())
+    return mib, milliseconds
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="layerparallel bench memory")
+    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser.add_argument("--depth", type=int, default=1024)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=256)
+    args = parser.parse_args(argv)
+    rows: list[dict[str, object]] = []
+    for kind in ROWS:
+        mib, milliseconds = measure(kind, args.depth, args.width, args.batch)
+        base = rows[0] if rows else {"mib": mib, "ours_ms": milliseconds}
+        rows.append(
+            {
+                "case": kind,
+                "threads": 1,
+                "baseline": ROWS[0],
+                "baseline_ms": base["ours_ms"],
+                "ours_ms": milliseconds,
+                "ratio": base["ours_ms"] / milliseconds,  # type: ignore[operator]
+                "relative_error": None,
+                "cosine": None,
+                "mib": mib,
+                "memory_ratio": base["mib"] / mib,  # type: ignore[operator]
+            }
+        )
+    if args.json:
+        json.dump(rows, sys.stdout, indent=1)
+        print()
+        return 0
+    print(f"N={args.depth}, width {args.width}, batch {args.batch}, float32, 1 thread")
+    for row in rows:
+        print(f"{row['case']:18} {row['mib']:8.1f} MiB {row['ours_ms']:9.1f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
