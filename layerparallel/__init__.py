@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .body import Body, Driven, chain
 from .layers import Convolution, Dense, Hamiltonian
@@ -20,7 +20,7 @@ _LAZY: dict[str, str] = {
     "Objective": "training.objective",
     "OneShot": "training.one_shot",
     "depth_groups": "optim",
-    "refine": "refine",
+    "refine": "refinement",
     "load_optimizer_state": "layerwise",
     "optimizer_state": "layerwise",
     "tune": "tuning",

@@ -20,6 +20,8 @@ SMOOTH = 0.1
 
 
 class Activation(Protocol):
+    """An activation in closed form."""
+
     scale: float
     gain: float
     shift: float
@@ -38,6 +40,8 @@ class Activation(Protocol):
 
 
 class Tanh:
+    """tanh(z) = 2 sigmoid(2 z) - 1; what is kept is the sigmoid s, with derivative 4 s (1 - s)."""
+
     scale, gain, shift, slope = 2.0, 2.0, -1.0, 4.0
 
     def value(self, z: Tensor, saved: Tensor) -> Tensor:
@@ -48,6 +52,8 @@ class Tanh:
 
 
 class ReLU:
+    """max(z, 0)."""
+
     scale, gain, shift, slope = 1.0, 1.0, 0.0, 1.0
 
     def value(self, z: Tensor, saved: Tensor) -> Tensor:
@@ -58,6 +64,8 @@ class ReLU:
 
 
 class GELU:
+    """z times the normal distribution function of z."""
+
     scale, gain, shift, slope = 1.0, 1.0, 0.0, 1.0
 
     def value(self, z: Tensor, saved: Tensor) -> Tensor:
@@ -82,6 +90,8 @@ class SmoothReLU:
 
 
 class Identity:
+    """z itself: linear chains."""
+
     scale, gain, shift, slope = 1.0, 1.0, 0.0, 1.0
 
     def value(self, z: Tensor, saved: Tensor) -> Tensor:

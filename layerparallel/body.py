@@ -18,10 +18,11 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from .chain import Chain, State, state_map
 from .checks import refuse_random, refuse_stateful, same
+from .errors import UnknownNameError
 from .fields import Function, Stacked, Tied, Unlike, as_given, as_state, takes_time
 from .generic import GenericChain
 from .integrators import INTEGRATORS
-from .stacking import Initial, from_layers, initial_stacks, replace_parameters, to_layers
+from .stacking import INITIAL, Initial, from_layers, initial_stacks, replace_parameters, to_layers
 from .workspace import Workspace
 
 KEPT_BYTES = 1 << 30
@@ -73,9 +74,9 @@ def chain(
         TypeError: the layer is none of the four kinds.
     """
     if integrator not in INTEGRATORS:
-        raise ValueError(f"integrator {integrator!r} is unknown; use one of {', '.join(INTEGRATORS)}")
-    if initial not in ("smooth", "tied", "independent"):
-        raise ValueError(f"initial={initial!r} is unknown; use smooth, tied or independent")
+        raise UnknownNameError("integrator", integrator, INTEGRATORS)
+    if initial not in INITIAL:
+        raise UnknownNameError("initialisation", initial, INITIAL)
     several = isinstance(layer, Sequence | nn.ModuleList)
     if several:
         if depth is not None and depth != len(layer):  # type: ignore[arg-type]
@@ -126,7 +127,7 @@ class Body(nn.Module):
 
     def tensors(self) -> list[Tensor]:
         """The parameters a propagation differentiates, in the order `bind` takes them."""
-        return [p for p in self.parameters()]
+        return list(self.parameters())
 
     def bind(self, tensors: Sequence[Tensor]) -> Chain:
         """The chain of these parameter tensors, inputs per step in front of them."""

@@ -7,13 +7,14 @@ Everything the solvers know is in this file: a chain can `advance` many interval
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 State = tuple[Tensor, ...]
-"""A state inside the library: a tuple of tensors. An *array* of states has one more dimension, in front."""
+"""A state inside the library: a tuple of tensors. An array of states has a dimension more, in front."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +181,13 @@ class Adjoint(Chain):
         """Drops everything recorded."""
 
 
-def state_map(function, *states: State) -> State:
+def state_map(function: Callable[..., Tensor], *states: State) -> State:
+    """Applies a function of tensors to states, part by part."""
     return tuple(function(*parts) for parts in zip(*states, strict=True))
 
 
 def copy_into(target: State, source: State) -> None:
+    """Copies a state, or an array of states, part by part."""
     for a, b in zip(target, source, strict=True):
         a.copy_(b)
 

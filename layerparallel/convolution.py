@@ -111,7 +111,8 @@ class _Looped:
     @staticmethod
     def pull(p: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> list[Tensor]:
         found = [_backward(p[i], x[i], weight[i], 1, mask) for i in range(weight.shape[0])]
-        return [torch.stack(parts) if on else p for parts, on in zip(zip(*found), mask, strict=True)]
+        columns = zip(*found, strict=True)
+        return [torch.stack(parts) if on else p for parts, on in zip(columns, mask, strict=True)]
 
 
 def _backward(
@@ -120,7 +121,17 @@ def _backward(
     padding = weight.shape[-1] // 2
     return list(
         torch.ops.aten.convolution_backward(
-            p, x, weight, [weight.shape[0]], [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups, mask
+            p,
+            x,
+            weight,
+            [weight.shape[0]],
+            [1, 1],
+            [padding] * 2,
+            [1, 1],
+            False,
+            [0, 0],
+            groups,
+            mask,
         )
     )
 
@@ -245,10 +256,9 @@ class ConvolutionAdjoint(TapedAdjoint[_ConvolutionTape]):
         chain, workspace = self.chain, self.chain.workspace
         layout = chain.layout(u[0])
         channels = u[0].shape[2]
-        shape = (u[0], over.length, over.count)
         rooms = (
-            layout.room(workspace, *shape, channels),
-            layout.room(workspace, *shape, channels * chain.layers),
+            layout.room(workspace, u[0], over.length, over.count, channels),
+            layout.room(workspace, u[0], over.length, over.count, channels * chain.layers),
         )
         inputs, saved = layout.places(rooms[0]), layout.places(rooms[1])
         following = [*inputs[1:], None]

@@ -79,7 +79,12 @@ class Stacked:
         )
 
     def __call__(
-        self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], layers: None, t: Tensor | None
+        self,
+        u: State,
+        own: Sequence[Tensor],
+        shared: Sequence[Tensor],
+        layers: None,
+        t: Tensor | None,
     ) -> State:
         if u[0].shape[0] == 1:  # one step: vmap would only cost time
             single = self._alone(
@@ -112,11 +117,17 @@ class Tied:
         extra = {"t": t} if self.timed else {}
         parameters = dict(zip(self.names, shared, strict=True))
         return as_state(
-            functional_call(self.module, parameters, (as_given(u), *inputs), extra), "a step's value"
+            functional_call(self.module, parameters, (as_given(u), *inputs), extra),
+            "a step's value",
         )
 
     def __call__(
-        self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], layers: None, t: Tensor | None
+        self,
+        u: State,
+        own: Sequence[Tensor],
+        shared: Sequence[Tensor],
+        layers: None,
+        t: Tensor | None,
     ) -> State:
         count = u[0].shape[0]
         if count > 1 and (self.timed or not self.folds):
@@ -158,9 +169,7 @@ class Unlike:
         for i, n in enumerate(layers):
             mine = shared[self.ends[n] : self.ends[n + 1]]
             parameters = dict(zip(self.names[n], mine, strict=True))
-            value = functional_call(
-                self.modules[n], parameters, (as_given(tuple(a[i] for a in u)),)
-            )
+            value = functional_call(self.modules[n], parameters, (as_given(tuple(a[i] for a in u)),))
             results.append(as_state(value, f"the value of step {n}"))
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 

@@ -43,9 +43,7 @@ class GenericChain(Chain):
                 "coarse='mean_parameters' needs like layers, and these are unlike modules; "
                 "use 'inject' or 'mean_residual'"
             )
-        return replace(
-            self, steps=self.steps // factor, span=self.span * factor, operator=operator
-        )
+        return replace(self, steps=self.steps // factor, span=self.span * factor, operator=operator)
 
     @cached_property
     def _layers(self) -> list[int]:
@@ -65,9 +63,9 @@ class GenericChain(Chain):
             return None
         steps = torch.arange(over.first, over.stop, device=device).unflatten(0, (over.count, -1))
         layers = torch.tensor(self._layers, device=device)
-        times = self.start_time + self.step_size * (
-            steps[..., None] * self.span + layers
-        ).to(torch.float64)
+        times = self.start_time + self.step_size * (steps[..., None] * self.span + layers).to(
+            torch.float64
+        )
         return [times[:, j].flatten() for j in range(over.length)]
 
     def walk(
@@ -193,9 +191,7 @@ class GenericAdjoint(TapedAdjoint[_Graph]):
         chain, fine = self.chain, self.chain.span == 1
         selected = [p[over.first : over.stop] for p in chain._selected]
         departures = tuple(_leaf(a, True) for a in u)
-        own = tuple(
-            _leaf(s, fine and p.requires_grad) for s, p in zip(selected, chain.own, strict=True)
-        )
+        own = tuple(_leaf(s, fine and p.requires_grad) for s, p in zip(selected, chain.own, strict=True))
         shared = tuple(_leaf(p, fine and p.requires_grad) for p in chain.shared)
         with torch.enable_grad():
             visited = chain.walk(departures, over, own, shared, onto=onto)
@@ -238,9 +234,7 @@ class GenericAdjoint(TapedAdjoint[_Graph]):
         inputs = [*wanted, *parameters]
         kept = self.keep or not collect
         found = torch.autograd.grad(outputs, inputs, weights, retain_graph=kept, allow_unused=True)
-        found = [
-            torch.zeros_like(w) if g is None else g for g, w in zip(found, inputs, strict=True)
-        ]
+        found = [torch.zeros_like(w) if g is None else g for g, w in zip(found, inputs, strict=True)]
         if collect:
             self._gather(tape, over, found[len(wanted) :])
         parts = len(u)

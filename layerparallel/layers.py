@@ -11,10 +11,12 @@ from torch.nn import functional
 from .activations import CLOSED_FORM, SMOOTH
 from .convolution import ConvolutionChain
 from .dense import DenseChain
+from .errors import UnknownNameError
 
 if TYPE_CHECKING:
     from .chain import Chain
     from .workspace import Workspace
+
 
 def smooth_relu(x: Tensor) -> Tensor:
     """max(x, 0) with a quadratic blend on |x| < 0.1 (Guenther et al. 2020)."""
@@ -33,7 +35,7 @@ ACTIVATIONS = {
 
 def _check_activation(name: str) -> None:
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation {name!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
+        raise UnknownNameError("activation", name, ACTIVATIONS)
 
 
 class Dense(nn.Module):
@@ -134,6 +136,4 @@ class Hamiltonian(nn.Module):
     def forward(self, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         y, z = state
         sigma, weight, bias = ACTIVATIONS[self.activation], self.linear.weight, self.linear.bias
-        return sigma(functional.linear(z, weight, bias)), -sigma(
-            functional.linear(y, weight.t(), bias)
-        )
+        return sigma(functional.linear(z, weight, bias)), -sigma(functional.linear(y, weight.t(), bias))

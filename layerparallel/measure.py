@@ -87,4 +87,5 @@ def rounds(
 
 
 def median(values: Sequence[float]) -> float:
+    """The middle value."""
     return statistics.median(values)

@@ -41,8 +41,8 @@ class Network(nn.Module):
         opening: nn.Module | None,
         body: Body,
         closing: nn.Module | None,
-        solver: Solver = Serial(),  # noqa: B008  a frozen value
-        evaluate: Solver = Serial(),  # noqa: B008
+        solver: Solver = Serial(),
+        evaluate: Solver = Serial(),
     ):
         super().__init__()
         if not isinstance(body, Body):
@@ -105,9 +105,7 @@ class Network(nn.Module):
                 states. Without one the states of the last call are used, if their shape fits.
         """
         opened = self.opening(x)
-        given, inputs = (
-            (opened.state, opened.inputs) if isinstance(opened, Driven) else (opened, ())
-        )
+        given, inputs = (opened.state, opened.inputs) if isinstance(opened, Driven) else (opened, ())
         inputs = as_state(inputs, "inputs") if not isinstance(inputs, tuple) else inputs
         u0 = self._fitting(as_state(given, "the opening's value"))
         training = self.training and torch.is_grad_enabled()

@@ -238,9 +238,7 @@ class LBFGS(torch.optim.Optimizer):
         groups = self.param_groups
         if all(group["metric"] == 1.0 for group in groups):
             return None
-        parts = [
-            p.new_full((p.numel(),), group["metric"]) for group in groups for p in group["params"]
-        ]
+        parts = [p.new_full((p.numel(),), group["metric"]) for group in groups for p in group["params"]]
         return torch.cat(parts)
 
     def _iterate(self) -> Tensor:

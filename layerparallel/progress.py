@@ -31,8 +31,7 @@ class Standing:
     def pace(self) -> str:
         """How far it is and how fast it goes."""
         return (
-            f"epoch {self.epoch}/{self.epochs} · {self.rate:,.0f} samples/s · "
-            f"{duration(self.left)} left"
+            f"epoch {self.epoch}/{self.epochs} · {self.rate:,.0f} samples/s · {duration(self.left)} left"
         )
 
     def figures(self) -> str:

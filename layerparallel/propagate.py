@@ -74,7 +74,7 @@ def propagate(
             evaluated several times.
         RuntimeError: called inside a torch.func transform, or differentiated twice.
     """
-    if torch._C._functorch.maybe_current_level() is not None:
+    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
         raise RuntimeError(
             "torch.func transforms cannot pass through a layer-parallel network; "
             "transform net.to_serial() instead"
@@ -154,12 +154,10 @@ class _Propagate(torch.autograd.Function):
 
 def _graph_is_kept() -> bool:
     """Whether the running backward pass was called with retain_graph=True."""
-    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())  # type: ignore[attr-defined]
 
 
-def _fitting(
-    guess: State | None, solver: Serial | MGRIT, chain: Chain, u0: State
-) -> State | None:
+def _fitting(guess: State | None, solver: Serial | MGRIT, chain: Chain, u0: State) -> State | None:
     """The guess, if the solver starts warm and it is of this batch size and this coarsening."""
     if guess is None or not (isinstance(solver, MGRIT) and solver.warm_start):
         return None

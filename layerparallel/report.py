@@ -197,8 +197,7 @@ def regions(
     axes.grid(False)
     dot = {"marker": "o", "linestyle": "", "markersize": 8}
     handles = [
-        Line2D([], [], color=color, label=f"class {band}", **dot)
-        for band, color in enumerate(BANDS)
+        Line2D([], [], color=color, label=f"class {band}", **dot) for band, color in enumerate(BANDS)
     ]
     handles.append(
         Line2D([], [], markerfacecolor="none", markeredgecolor="black", label="missed", **dot)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .body import Body
 
 Initial = Literal["smooth", "tied", "independent"]
+INITIAL: tuple[Initial, ...] = get_args(Initial)
 
 
 def initial_stacks(template: nn.Module, depth: int, initial: Initial) -> dict[str, Tensor]:

@@ -150,8 +150,7 @@ def restore(run: Run, found: Checkpoint) -> Method:
         method.load_state_dict(found.state)
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"The checkpoint {found.path} does not fit the options of its run: was the record "
-            "changed?"
+            f"The checkpoint {found.path} does not fit the options of its run: was the record changed?"
         ) from error
     return method
 
@@ -241,8 +240,7 @@ class _Training:
                 found = method.step(data.train_x[chosen], data.train_y[chosen])
             except ValueError as error:  # the library refuses states that are no longer finite
                 raise InputError(
-                    f"Training stopped in epoch {at.epoch + 1}, a lower learning rate may help: "
-                    f"{error}"
+                    f"Training stopped in epoch {at.epoch + 1}, a lower learning rate may help: {error}"
                 ) from error
             sums.add(found, len(chosen))
             sums.fallbacks = fallbacks + _fallbacks(method)

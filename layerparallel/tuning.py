@@ -38,7 +38,9 @@ class Tuning:
     def table(self) -> str:
         """The trials as plain text, fastest first, those beyond the bound last."""
         serial = next(t.milliseconds for t in self.trials if isinstance(t.solver, Serial))
-        lines = [f"{'solver':44} {'ms':>9} {'speed-up':>9} {'error':>9} {'cosine':>8} {'worst layer':>12}"]
+        lines = [
+            f"{'solver':44} {'ms':>9} {'speed-up':>9} {'error':>9} {'cosine':>8} {'worst layer':>12}"
+        ]
         order = sorted(self.trials, key=lambda t: (t.milliseconds is None, t.milliseconds or 0))
         for t in order:
             ms = f"{t.milliseconds:9.2f}" if t.milliseconds is not None else "        -"
@@ -69,7 +71,11 @@ def candidates(depth: int) -> list[Serial | MGRIT]:
     sizes = sorted({m for m in (8, 16, 32, 64) if depth // m >= 4} or {max(2, depth // 4)})
     for m in sizes:
         for cycles in (1, 2, 3):
-            for coarse, samples in (("inject", None), ("mean_residual", 4), ("mean_residual", None)):
+            for coarse, samples in (
+                ("inject", None),
+                ("mean_residual", 4),
+                ("mean_residual", None),
+            ):
                 if samples is not None and samples >= m:
                     continue
                 solver = MGRIT(

@@ -181,15 +181,11 @@ PROBLEMS = [
     ),
     _narrow(
         "tied rk4",
-        lambda depth, initial: lp.chain(
-            residual_block(4, 3), depth, T=2.0, integrator="rk4", tied=True
-        ),
+        lambda depth, initial: lp.chain(residual_block(4, 3), depth, T=2.0, integrator="rk4", tied=True),
     ),
     _narrow(
         "unlike",
-        lambda depth, initial: lp.chain(
-            [residual_block(4, 2 + n % 3) for n in range(depth)], T=2.0
-        ),
+        lambda depth, initial: lp.chain([residual_block(4, 2 + n % 3) for n in range(depth)], T=2.0),
         like=False,
     ),
     _narrow("step function", lambda depth, initial: lp.chain(pendulum, depth, T=2.0)),

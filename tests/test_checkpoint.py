@@ -16,9 +16,7 @@ def state(value):
 
 def test_a_state_comes_back_bitwise_with_its_moment(tmp_path):
     network = {"weight": torch.randn(5, 3, dtype=torch.float64)}
-    folder = checkpoint.save(
-        tmp_path, Moment(1, 7, 3), {"network": network, "rng": torch.arange(4)}
-    )
+    folder = checkpoint.save(tmp_path, Moment(1, 7, 3), {"network": network, "rng": torch.arange(4)})
     found = checkpoint.load(folder)
     assert found.moment == Moment(1, 7, 3)
     assert torch.equal(found.state["network"]["weight"], network["weight"])
@@ -54,9 +52,7 @@ def damage(folder, how):
     elif how == "has format 99":
         manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
     elif how == "does not exist":
-        folder.rename(folder.with_name("elsewhere-not-a-moment")).joinpath(
-            checkpoint.MANIFEST
-        ).unlink()
+        folder.rename(folder.with_name("elsewhere-not-a-moment")).joinpath(checkpoint.MANIFEST).unlink()
 
 
 @pytest.mark.parametrize(

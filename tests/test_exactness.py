@@ -197,8 +197,7 @@ def test_finite_termination_from_other_starts(settings: dict):
         chain, u0 = bound(net, x)
         expected = c_points(chain, u0, 4)
         found = [
-            replace(solver, forward_cycles=cycles).solve(chain, u0).points
-            for cycles in (last - 1, last)
+            replace(solver, forward_cycles=cycles).solve(chain, u0).points for cycles in (last - 1, last)
         ]
     assert found[0] is not None
     assert found[1] is not None

@@ -17,7 +17,7 @@ ROWS = [
     {"generic", "solvers", "cost"},
     {"propagate", "body"},
     {"network"},
-    {"refine", "layerwise", "tuning", "optim", "data"},
+    {"refinement", "layerwise", "tuning", "optim", "data"},
     {"training"},
     {"evaluate", "record", "progress"},
     {"checkpoint", "report"},

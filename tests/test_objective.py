@@ -95,12 +95,8 @@ def smooth_network(depth: int) -> lp.Network:
 
 def test_smoothness_does_not_grow_with_depth():
     """It tends to the integral of |dtheta/dt|^2; the form without h doubles with the depth."""
-    integral = (
-        12 * 0.5 * (1.5 / 2 - math.sin(3.0) / 4)
-    )  # 9 weights and 3 biases, sin^2 over [0, 1.5]
-    weighted = [
-        Objective(nothing, smoothness=1.0).penalty(smooth_network(n)).item() for n in (256, 512)
-    ]
+    integral = 12 * 0.5 * (1.5 / 2 - math.sin(3.0) / 4)  # 9 weights and 3 biases, sin^2 over [0, 1.5]
+    weighted = [Objective(nothing, smoothness=1.0).penalty(smooth_network(n)).item() for n in (256, 512)]
     plain = [
         Objective(nothing, smoothness=1.0, weighted=False).penalty(smooth_network(n)).item()
         for n in (256, 512)

@@ -119,9 +119,7 @@ def test_rosenbrock():
     losses = [optimizer.step(problem.closure, problem.objective) for _ in range(150)]
     assert losses[-1] < 1e-12
     assert all(later <= earlier for earlier, later in pairwise(losses))
-    torch.testing.assert_close(
-        problem.point, torch.ones(10, dtype=torch.float64), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(problem.point, torch.ones(10, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
 def test_identity_is_steepest_descent():

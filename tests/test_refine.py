@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import layerparallel as lp
-from layerparallel.refine import interpolate, refine
+from layerparallel.refinement import interpolate, refine
 
 
 def network(depth, **options):
@@ -32,9 +32,7 @@ def test_refinement_keeps_the_final_time_every_coarse_layer_and_the_ends():
     assert fine.body.depth == 24
     assert fine.body.h * 24 == pytest.approx(3.0)
     state = fine.state_dict()
-    assert all(
-        torch.equal(state[f"body.{3 * n}.weight"], before[f"body.{n}.weight"]) for n in range(8)
-    )
+    assert all(torch.equal(state[f"body.{3 * n}.weight"], before[f"body.{n}.weight"]) for n in range(8))
     assert torch.equal(state["opening.weight"], before["opening.weight"])
     assert torch.equal(state["closing.bias"], before["closing.bias"])
     assert all(torch.equal(before[name], value) for name, value in coarse.state_dict().items())

@@ -258,9 +258,7 @@ def test_one_shot_resumes_bitwise(name, solver, tmp_path):
 
 
 def slow(forward: int = 1, adjoint: int = 1, **options) -> lp.MGRIT:
-    return lp.MGRIT(
-        levels=2, coarsening=4, forward_cycles=forward, adjoint_cycles=adjoint, **options
-    )
+    return lp.MGRIT(levels=2, coarsening=4, forward_cycles=forward, adjoint_cycles=adjoint, **options)
 
 
 def adaptive(solver=None, target: float = 1e-2, T: float = 4.0, **options) -> Adaptive:
@@ -346,9 +344,7 @@ def test_a_solve_that_falls_back_counts_as_wrong():
 
 def test_comparisons_leave_training_as_it_is():
     (x, y), mode = batch(), adaptive(target=10.0, lower_factor=0.0, every=1)
-    mode.network.opening = nn.Sequential(
-        nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(0.2)
-    ).double()
+    mode.network.opening = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(0.2)).double()
     plain = copy.deepcopy(mode.network)
     mode.method = Backprop(
         mode.network, torch.optim.SGD(mode.network.parameters(), lr=0.1), F.cross_entropy

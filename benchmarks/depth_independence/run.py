@@ -43,8 +43,9 @@ def measure(depth: int, relaxation: int | tuple[int, ...], most: int) -> dict[st
     body = lp.chain(lp.Dense(8), depth, T=5.0, initial="smooth")
     net = lp.Network(None, body, None, solver=solver(relaxation, most)).double()
     net(torch.randn(16, 8, dtype=torch.float64)).square().sum().backward()
-    assert net.solution is not None and net.adjoint_solution is not None
     forward, adjoint = net.solution, net.adjoint_solution
+    assert forward is not None
+    assert adjoint is not None
     return {
         "case": f"{relaxation} N={depth}",
         "relaxation": "FCF" if relaxation == 1 else "F, FCF below",

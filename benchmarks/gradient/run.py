@@ -17,6 +17,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,10 +130,10 @@ def batch_of(case: Case, seed: int, device: str) -> tuple[Tensor, Tensor]:
 class CompiledBlocks(nn.Module):
     """The serial network, 16 layers a block, every block the same compiled function."""
 
-    def __init__(self, serial: nn.Module, case: Case):
+    def __init__(self, serial: lp.SerialNetwork, case: Case):
         super().__init__()
-        self.serial = serial
-        h = serial.body.h
+        self.serial: Any = serial
+        h: float = serial.body.h  # type: ignore[assignment]
 
         def block(u: Tensor, parameters: list[Tensor]) -> Tensor:
             for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
@@ -143,11 +144,11 @@ class CompiledBlocks(nn.Module):
                 u = torch.add(u, torch.tanh(z), alpha=h)
             return u
 
-        self.block = torch.compile(block, dynamic=False)
+        self.block: Any = torch.compile(block, dynamic=False)
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.serial.opening(x)
-        layers = list(self.serial.body)
+        layers: list[Any] = list(self.serial.body.children())
         for first in range(0, len(layers), BLOCK):
             some = layers[first : first + BLOCK]
             u = self.block(u, [p for layer in some for p in (layer.weight, layer.bias)])
@@ -205,7 +206,7 @@ def settings(case: Case) -> list[Serial | MGRIT]:
 
 def shortcut(net: Network, factor: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """The gradient of the coarse network alone, each layer's shared out over its interval."""
-    body = net.body
+    body: Any = net.body
     coarse_body = lp.chain(copy.deepcopy(body.template(0)), body.depth // factor, h=body.h * factor)
     coarse = lp.Network(copy.deepcopy(net.opening), coarse_body, copy.deepcopy(net.closing))
     fine = dict(body.named_parameters())
@@ -229,7 +230,10 @@ def exact_gradient(net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 def choose(
-    case: Case, nets: list[Network], data: list[tuple[Tensor, Tensor]], exact: list[dict[str, Tensor]]
+    case: Case,
+    nets: list[Network],
+    data: list[tuple[Tensor, Tensor]],
+    exact: list[dict[str, Tensor]],
 ) -> tuple[Serial | MGRIT, list[GradientError]]:
     """The fastest setting whose gradient meets the bound for every seed."""
     good: list[tuple[Serial | MGRIT, list[GradientError]]] = []
@@ -269,9 +273,7 @@ def measure(case: Case, weights: str, args: argparse.Namespace) -> list[dict[str
     exact = [exact_gradient(net, x, y) for net, (x, y) in zip(nets, data, strict=True)]
     solver, errors = choose(case, nets, data, exact)
     rows: list[dict[str, object]] = []
-    for seed, (net, (x, y), reference, error) in enumerate(
-        zip(nets, data, exact, errors, strict=True)
-    ):
+    for seed, (net, (x, y), reference, error) in enumerate(zip(nets, data, exact, errors, strict=True)):
         serial = net.to_serial()
         baselines = {"eager": gradient_of(serial, x, y)}
         if not args.no_compile:

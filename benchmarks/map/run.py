@@ -72,9 +72,7 @@ def cell(depth: int, width: int, batch: int, device: str, repeats: int) -> dict[
     calls = [lambda s=s: solved(s) for s in good]
     first = [median(t) for t in rounds(calls, 3, device)]
     best = first.index(min(first))
-    final = rounds(
-        [lambda: step(serial), lambda: solved(lp.Serial()), calls[best]], repeats, device
-    )
+    final = rounds([lambda: step(serial), lambda: solved(lp.Serial()), calls[best]], repeats, device)
     eager, ours_serial, ours = (median(t) for t in final)
     return {
         "case": f"N={depth} width={width} batch={batch}",
@@ -99,7 +97,7 @@ def plot(rows: list[dict[str, object]], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import colors
+    from matplotlib import colors, patches
     from matplotlib import pyplot as plt
 
     depths = sorted({int(r["depth"]) for r in rows})  # type: ignore[call-overload]
@@ -117,12 +115,18 @@ def plot(rows: list[dict[str, object]], file: Path) -> None:
             i, j = widths.index(row["width"]), batches.index(row["batch"])  # type: ignore[arg-type]
             ratio = float(row["ratio"])  # type: ignore[arg-type]
             axis.add_patch(
-                plt.Rectangle((j - 0.5, i - 0.5), 1, 1, color=plt.cm.RdBu(norm(ratio)))
+                patches.Rectangle((j - 0.5, i - 0.5), 1, 1, color=plt.get_cmap("RdBu")(norm(ratio)))
             )
             ink = "white" if abs(norm(ratio) - 0.5) > 0.3 else "black"
             axis.text(j, i + 0.08, f"{ratio:.1f}", ha="center", va="bottom", color=ink, size=11)
             axis.text(
-                j, i - 0.08, f"serial {row['serial_ratio']:.1f}", ha="center", va="top", color=ink, size=7
+                j,
+                i - 0.08,
+                f"serial {row['serial_ratio']:.1f}",
+                ha="center",
+                va="top",
+                color=ink,
+                size=7,
             )
         axis.set_xlim(-0.5, len(batches) - 0.5)
         axis.set_ylim(-0.5, len(widths) - 0.5)

@@ -14,7 +14,7 @@ from layerparallel.data import level_sets as data
 from layerparallel.evaluate import logits
 from layerparallel.layers import Dense
 from layerparallel.network import Network
-from layerparallel.refine import refine
+from layerparallel.refinement import refine
 from layerparallel.solvers import MGRIT, Serial
 from layerparallel.trainer import Data, Phase, Run
 from layerparallel.training.backprop import Backprop
@@ -141,9 +141,7 @@ class LevelSets:
                 raise ValueError(f"{name} = {getattr(self, name)} is below 1: give at least 1.")
         for name in ("T", "learning_rate", "checkpoint_seconds"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"{name} = {getattr(self, name)} is not a positive number: give one."
-                )
+                raise ValueError(f"{name} = {getattr(self, name)} is not a positive number: give one.")
         if self.serial_epochs < 0:
             raise ValueError(f"serial_epochs = {self.serial_epochs} is below 0: give 0 for none.")
         for shallow, deep in pairwise((*self.refine, self.depth)):
@@ -212,6 +210,5 @@ class LevelSets:
             points.validation_x.double().numpy(),
             points.validation_y.numpy(),
             wrong.numpy(),
-            title=f"Decision regions and the {len(wrong)} validation points, "
-            f"{int(wrong.sum())} missed",
+            title=f"Decision regions and the {len(wrong)} validation points, {int(wrong.sum())} missed",
         )

@@ -33,10 +33,17 @@ from ..chain import (
     state_map,
     two_norm,
 )
+from ..errors import UnknownNameError
 from ..solution import Solution
-from .serial import Serial, check_memory
+from .serial import MEMORY, Serial
 
 Norm = Callable[[State], Tensor]
+CHOICES = {
+    "cycle": ("V", "F", "W"),
+    "coarse": ("inject", "mean_parameters", "mean_residual"),
+    "start": ("coarse", "nested", "constant"),
+    "memory": MEMORY,
+}
 
 
 @dataclass(frozen=True)
@@ -183,9 +190,7 @@ def Parareal(
 class _Solve:
     """One run of the algorithm: `points[l]` are the C-points of level l, the states of level l+1."""
 
-    def __init__(
-        self, solver: MGRIT, chain: Chain, u0: State, recorder: Adjoint | None, collect: bool
-    ):
+    def __init__(self, solver: MGRIT, chain: Chain, u0: State, recorder: Adjoint | None, collect: bool):
         self.solver, self.u0, self.recorder, self.collect = solver, u0, recorder, collect
         factors = solver.factors(chain.steps)
         self.chains: list[Chain] = [chain]
@@ -407,17 +412,13 @@ def _check_settings(s: MGRIT) -> None:
         refuse("adjoint_cycles", "1 or more, or Split(..., adjoint=Serial())")
     if s.tolerance is not None and not s.tolerance > 0:
         refuse("tolerance", "a positive number or None")
-    if s.cycle not in ("V", "F", "W"):
-        refuse("cycle", "'V', 'F' or 'W'")
-    if s.coarse not in ("inject", "mean_parameters", "mean_residual"):
-        refuse("coarse", "'inject', 'mean_parameters' or 'mean_residual'")
+    for name, known in CHOICES.items():
+        if getattr(s, name) not in known:
+            raise UnknownNameError(name, getattr(s, name), known)
     if s.samples is not None and s.samples < 1:
         refuse("samples", "1 or more, or None for all layers of an interval")
-    if s.start not in ("coarse", "nested", "constant"):
-        refuse("start", "'coarse', 'nested' or 'constant'")
     if s.smallest < 1:
         refuse("smallest", "1 or more")
-    check_memory(s.memory)
 
 
 __all__ = ["MGRIT", "Parareal", "Serial"]

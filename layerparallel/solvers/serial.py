@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..chain import Adjoint, Chain, Intervals, State
+from ..errors import UnknownNameError
 from ..solution import Solution
 
 if TYPE_CHECKING:
     from .mgrit import MGRIT
+
+
+MEMORY = ("store", "recompute")
 
 
 def segments(chain: Chain, parts: int) -> list[Intervals]:
@@ -33,7 +37,8 @@ class Serial:
     memory: Literal["store", "recompute"] = "store"
 
     def __post_init__(self) -> None:
-        check_memory(self.memory)
+        if self.memory not in MEMORY:
+            raise UnknownNameError("memory policy", self.memory, MEMORY)
 
     @property
     def forward(self) -> Serial:
@@ -93,8 +98,3 @@ class Split:
     def check(self, steps: int) -> None:
         self.forward.check(steps)
         self.adjoint.check(steps)
-
-
-def check_memory(memory: str) -> None:
-    if memory not in ("store", "recompute"):
-        raise ValueError(f"memory={memory!r} is not a policy; use 'store' or 'recompute'")

@@ -124,9 +124,7 @@ class OneShot:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else {},
-            "guesses": [
-                (key, guess.forward, guess.adjoint) for key, guess in self._guesses.items()
-            ],
+            "guesses": [(key, guess.forward, guess.adjoint) for key, guess in self._guesses.items()],
             "correct": self._correct,
             "key": self._key,
         }
@@ -154,9 +152,7 @@ class OneShot:
             return key != known
         if last is None:
             return True
-        return not (
-            last[0] is x and last[1] == x._version and last[2] is y and last[3] == y._version
-        )
+        return not (last[0] is x and last[1] == x._version and last[2] is y and last[3] == y._version)
 
     def _accept(self) -> None:
         """The states and the count of the latest evaluation belong to the present iterate."""
