@@ -96,7 +96,7 @@ class DenseChain(Chain):
         if not self.drift:
             return over.positions((weight, bias))
         here = slice(over.first, over.stop)
-        behind = self.drift * torch.arange(over.length, dtype=bias.dtype, device=bias.device)
+        behind = self._behind(over.length, 0, bias)
         shape = (over.count, over.length, -1, 1)
         bias = torch.addcmul(bias[here].view(shape), rows[here].view(shape), behind.view(1, -1, 1, 1))
         inside = Intervals(0, over.count, over.length)
@@ -105,13 +105,14 @@ class DenseChain(Chain):
     def advance(
         self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
     ) -> State:
-        x = u[0].clone(memory_format=torch.contiguous_format)
-        act, drift = self.activation, self.drift
-        gain = self.reach * act.gain
-        plain = rhs is None and into is None and over.length > 1
+        act, gain, behind = self.activation, self.reach * self.activation.gain, self.drift
         rhs_at = over.positions(rhs, 1) if rhs is not None else None
-        into_at = over.positions(into, 1) if into is not None else None
-        stacks = self.steered(over) if plain else over.positions(self.stacks[:2])
+        if into is not None:  # every state goes straight to its place
+            x, out_at = u[0], [out for (out,) in over.positions(into, 1)]
+        else:
+            x = u[0].clone(memory_format=torch.contiguous_format)
+            out_at = [x] * over.length
+        stacks = self.steered(over)
         z = x.new_empty((over.count, stacks[0][0].shape[1], x.shape[2]))
         for j in range(over.walked):
             weight, bias = stacks[j]
@@ -119,14 +120,21 @@ class DenseChain(Chain):
             value = act.value(z, z)
             if self.layers > 1:
                 value = value.unflatten(1, (self.layers, -1)).sum(1)
-            x.add_(value, alpha=gain)
-            if drift and not plain:
-                x.add_(drift)
+            x = torch.add(x, value, alpha=gain, out=out_at[j])
             if rhs_at is not None:
                 x.add_(rhs_at[j][0])
-            if into_at is not None:
-                into_at[j][0].copy_(x)
-        return (x.add_(drift * over.walked) if plain and drift else x,)
+        if not behind:
+            return (x,)
+        if into is None:
+            return (x.add_(behind * over.walked),)
+        passed = into[0][over.first + 1 : over.stop + 1].unflatten(0, (over.count, over.length))
+        passed[:, : over.walked].add_(self._behind(over.walked, 1, x).view(1, -1, 1, 1))
+        return (x,)
+
+    def _behind(self, length: int, start: int, like: Tensor) -> Tensor:
+        """By how much states that are written without their drift fall short, (length,)."""
+        steps = torch.arange(start, start + length, dtype=like.dtype, device=like.device)
+        return steps.mul_(self.drift)
 
 
 @dataclass(frozen=True)
@@ -214,10 +222,12 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
                 act.pull(wide, s_at[j].view(many), p.view(many))
             else:
                 act.pull(x, s_at[j], p)
-            torch.baddbmm(x, weights[j][0], p, alpha=slope, out=x)
+            straight = into_at is not None and over.count == 1  # a contiguous place
+            out = into_at[j][0] if into_at is not None and straight else x
+            x = torch.baddbmm(x, weights[j][0], p, alpha=slope, out=out)
             if rhs_at is not None:
                 x.add_(rhs_at[j][0])
-            if into_at is not None:
+            if into_at is not None and not straight:
                 into_at[j][0].copy_(x)
         if collect:
             self._gather(tape, over, torch.stack(p_at) if self.keep else tape.saved, slope)
@@ -230,7 +240,7 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
         bias = pulled.sum(-1).mul_(slope)
         weight = weight.mul_(slope).view(*bias.shape, -1)
         if tape.drift:
-            behind = tape.drift * torch.arange(over.length, dtype=bias.dtype, device=bias.device)
+            behind = self.chain._behind(over.length, 0, bias)
             weight.addcmul_(bias.unsqueeze(-1), behind.view(-1, 1, 1, 1))
         self._add_own(0, over, weight.transpose(0, 1).flatten(0, 1))
         self._add_own(1, over, bias.transpose(0, 1).flatten(0, 1))

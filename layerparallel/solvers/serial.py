@@ -12,7 +12,6 @@ from ..solution import Solution
 if TYPE_CHECKING:
     from .mgrit import MGRIT
 
-
 MEMORY = ("store", "recompute")
 
 
