@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,55 +20,74 @@ from .chain import Chain, CoarseOperator, Intervals, State
 from .taped import TapedAdjoint
 from .workspace import Workspace
 
+Mask = tuple[bool, bool, bool]
+
 LARGE = 1 << 18
 """Entries of one state from which intervals are convolved one after the other."""
 
 
-class _Grouped:
-    """States as (samples, intervals * channels, height, width), channels last."""
+class Layout(Protocol):
+    """How the states of several intervals lie in one tensor, and how they are convolved.
 
-    @staticmethod
-    def fold(u: Tensor) -> Tensor:
+    Weights are (layers, C, C, k, k), with as many layers as intervals, or s times as many: then the
+    s layers of an interval all act on its state, and the result has ``intervals * s`` intervals.
+    """
+
+    axis: int
+    """The dimension that the intervals are in, together with the channels or alone."""
+
+    def fold(self, u: Tensor) -> Tensor:
+        """From an array of states (intervals, samples, C, H, W)."""
+        ...
+
+    def unfold(self, x: Tensor, count: int) -> Tensor:
+        """To an array of states, a view."""
+        ...
+
+    def room(self, workspace: Workspace, like: Tensor, length: int, count: int) -> Tensor:
+        """Memory for `length` positions of `count` intervals; like: an array of states."""
+        ...
+
+    def places(self, room: Tensor) -> list[Tensor]:
+        """The positions of a room."""
+        ...
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tensor:
+        """Convolutions of the states of `count` intervals."""
+        ...
+
+    def pull(self, p: Tensor, x: Tensor, weight: Tensor, count: int, mask: Mask) -> list[Tensor]:
+        """Gradients of `convolve` in x, weight and bias, where the mask is on."""
+        ...
+
+
+class _Grouped:
+    """(samples, intervals * C, height, width), channels last: the intervals are groups."""
+
+    axis = 1
+
+    def fold(self, u: Tensor) -> Tensor:
         folded = u.transpose(0, 1).flatten(1, 2)
         return folded.contiguous(memory_format=torch.channels_last)
 
-    @staticmethod
-    def room(workspace: Workspace, like: Tensor, length: int, count: int, channels: int) -> Tensor:
-        """Memory for `length` positions; like: (intervals, samples, C, H, W)."""
-        _, samples, _, height, width = like.shape
-        shape = (length, samples, height, width, count * channels)
-        return workspace.take(shape, like)
-
-    @staticmethod
-    def places(room: Tensor) -> list[Tensor]:
-        return [place.permute(0, 3, 1, 2) for place in room.unbind(0)]
-
-    @staticmethod
-    def unfold(x: Tensor, count: int) -> Tensor:
+    def unfold(self, x: Tensor, count: int) -> Tensor:
         return x.unflatten(1, (count, -1)).transpose(0, 1)
 
-    @staticmethod
-    def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def room(self, workspace: Workspace, like: Tensor, length: int, count: int) -> Tensor:
+        _, samples, channels, height, width = like.shape
+        return workspace.take((length, samples, height, width, count * channels), like)
+
+    def places(self, room: Tensor) -> list[Tensor]:
+        return [place.permute(0, 3, 1, 2) for place in room.unbind(0)]
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tensor:
         padding = weight.shape[-1] // 2
-        flat = weight.flatten(0, 1)
-        return functional.conv2d(
-            x, flat, bias.flatten(), padding=padding, groups=weight.shape[0]
-        ).contiguous(memory_format=torch.channels_last)
+        flat = None if bias is None else bias.flatten()
+        z = functional.conv2d(x, weight.flatten(0, 1), flat, padding=padding, groups=count)
+        return z.contiguous(memory_format=torch.channels_last)
 
-    @staticmethod
-    def spread(x: Tensor, count: int, layers: int) -> Tensor:
-        """(B, K C, H, W) to (B, K s C, H, W), every state s times."""
-        wide = x.unflatten(1, (count, 1, -1)).expand(-1, -1, layers, -1, -1, -1)
-        return wide.flatten(1, 3).contiguous(memory_format=torch.channels_last)
-
-    @staticmethod
-    def gather(x: Tensor, count: int, layers: int) -> Tensor:
-        return x.unflatten(1, (count, layers, -1)).sum(2).flatten(1, 2)
-
-    @staticmethod
-    def pull(p: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> list[Tensor]:
-        flat = weight.flatten(0, 1)
-        found = _backward(p, x, flat, weight.shape[0], mask)
+    def pull(self, p: Tensor, x: Tensor, weight: Tensor, count: int, mask: Mask) -> list[Tensor]:
+        found = _backward(p, x, weight.flatten(0, 1), count, mask)
         if mask[1]:
             found[1] = found[1].view(weight.shape)
             found[2] = found[2].view(weight.shape[:2])
@@ -75,49 +95,78 @@ class _Grouped:
 
 
 class _Looped:
-    """States as (intervals, samples, channels, height, width)."""
+    """(intervals, samples, C, height, width), one after the other."""
 
-    @staticmethod
-    def fold(u: Tensor) -> Tensor:
+    axis = 0
+
+    def fold(self, u: Tensor) -> Tensor:
         return u.contiguous()
 
-    @staticmethod
-    def room(workspace: Workspace, like: Tensor, length: int, count: int, channels: int) -> Tensor:
-        _, samples, _, height, width = like.shape
-        return workspace.take((length, count, samples, channels, height, width), like)
-
-    @staticmethod
-    def places(room: Tensor) -> list[Tensor]:
-        return list(room.unbind(0))
-
-    @staticmethod
-    def unfold(x: Tensor, count: int) -> Tensor:
+    def unfold(self, x: Tensor, count: int) -> Tensor:
         return x
 
-    @staticmethod
-    def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        padding = weight.shape[-1] // 2
-        pairs = zip(x.unbind(0), weight.unbind(0), bias.unbind(0), strict=True)
-        return torch.stack([functional.conv2d(u, w, b, padding=padding) for u, w, b in pairs])
+    def room(self, workspace: Workspace, like: Tensor, length: int, count: int) -> Tensor:
+        return workspace.take((length, count, *like.shape[1:]), like)
 
-    @staticmethod
-    def spread(x: Tensor, count: int, layers: int) -> Tensor:
-        return x.unsqueeze(2).expand(-1, -1, layers, -1, -1, -1).flatten(2, 3)
+    def places(self, room: Tensor) -> list[Tensor]:
+        return list(room.unbind(0))
 
-    @staticmethod
-    def gather(x: Tensor, count: int, layers: int) -> Tensor:
-        return x.unflatten(2, (layers, -1)).sum(2)
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tensor:
+        padding, each = weight.shape[-1] // 2, weight.shape[0] // count
+        return torch.stack(
+            [
+                functional.conv2d(x[n // each], w, None if bias is None else bias[n], padding=padding)
+                for n, w in enumerate(weight)
+            ]
+        )
 
-    @staticmethod
-    def pull(p: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> list[Tensor]:
-        found = [_backward(p[i], x[i], weight[i], 1, mask) for i in range(weight.shape[0])]
+    def pull(self, p: Tensor, x: Tensor, weight: Tensor, count: int, mask: Mask) -> list[Tensor]:
+        each = weight.shape[0] // count
+        found = [_backward(p[n], x[n // each], w, 1, mask) for n, w in enumerate(weight)]
         columns = zip(*found, strict=True)
-        return [torch.stack(parts) if on else p for parts, on in zip(columns, mask, strict=True)]
+        pulled = [torch.stack(parts) if on else p for parts, on in zip(columns, mask, strict=True)]
+        pulled[0] = pulled[0].unflatten(0, (count, each)).sum(1) if each > 1 else pulled[0]
+        return pulled
 
 
-def _backward(
-    p: Tensor, x: Tensor, weight: Tensor, groups: int, mask: tuple[bool, bool, bool]
-) -> list[Tensor]:
+GROUPED, LOOPED = _Grouped(), _Looped()
+
+
+def _split(layout: Layout, x: Tensor, count: int, each: int) -> tuple[Tensor, int]:
+    """A view with a dimension of its own for the s layers of an interval, and which one it is."""
+    if layout.axis == 1:
+        return x.unflatten(1, (count, each, -1)), 2
+    return x.unflatten(0, (count, each)), 1
+
+
+def _merged(layout: Layout, x: Tensor) -> Tensor:
+    """The inverse of `_split`, contiguous as the layout wants it."""
+    if layout.axis == 1:
+        return x.flatten(1, 3).contiguous(memory_format=torch.channels_last)
+    return x.flatten(0, 1).contiguous()
+
+
+def _spread(layout: Layout, x: Tensor, count: int, each: int) -> Tensor:
+    """Every interval's state s times."""
+    wide, axis = _split(layout, x, count, 1)
+    shape = [-1] * wide.dim()
+    shape[axis] = each
+    return _merged(layout, wide.expand(shape))
+
+
+def _gathered(layout: Layout, x: Tensor, count: int, each: int) -> Tensor:
+    """Sums over the s layers of every interval."""
+    wide, axis = _split(layout, x, count, each)
+    return _merged(layout, wide.sum(axis, keepdim=True))
+
+
+def _mixed(layout: Layout, x: Tensor, count: int, mixing: Tensor) -> Tensor:
+    """The matrix `mixing` (s, s) applied to the s layers of every interval."""
+    wide, axis = _split(layout, x, count, mixing.shape[0])
+    return _merged(layout, torch.tensordot(mixing, wide, dims=([1], [axis])).movedim(0, axis))  # type: ignore[arg-type]
+
+
+def _backward(p: Tensor, x: Tensor, weight: Tensor, groups: int, mask: Mask) -> list[Tensor]:
     padding = weight.shape[-1] // 2
     return list(
         torch.ops.aten.convolution_backward(
@@ -174,46 +223,63 @@ class ConvolutionChain(Chain):
 
     @cached_property
     def layers(self) -> int:
-        """Layers evaluated in one step: more than one for a mean_residual coarse operator."""
-        return len(self.operator.layers(self.span)) if self.span > 1 else 1
+        """Layers s evaluated in one step: more than one for some coarse operators."""
+        return self.operator.groups(self.span) if self.span > 1 else 1
 
     @cached_property
     def stacks(self) -> State:
-        """Weight (steps, s C, C, k, k) and bias (steps, s C), times the activation's scale."""
-        weight, bias = self.weight, self.bias
+        """Weight (steps, s, C, C, k, k) and bias (steps, s, C), times the activation's scale."""
+        weight, bias = self.weight.unsqueeze(1), self.bias.unsqueeze(1)
         if self.span > 1:
-            weight = self.operator.select(weight, self.span, self.steps).flatten(1, 2)
-            bias = self.operator.select(bias, self.span, self.steps).flatten(1, 2)
+            weight = self.operator.select(self.weight, self.span, self.steps)
+            bias = self.operator.select(self.bias, self.span, self.steps)
         if self.activation.scale == 1:
             return weight, bias
         return weight * self.activation.scale, bias * self.activation.scale
+
+    @cached_property
+    def mixing(self) -> Tensor | None:
+        """T times r = M h / s for the picard coarse operator."""
+        if self.span == 1 or self.operator.kind != "picard":
+            return None
+        return self.operator.mixing(self.span, self.weight).mul_(self.reach)
 
     @property
     def reach(self) -> float:
         """h of this level, per layer evaluated."""
         return self.step_size * self.span / self.layers
 
-    def layout(self, u: Tensor) -> type[_Grouped] | type[_Looped]:
+    def layout(self, u: Tensor) -> Layout:
         """How states (intervals, samples, C, H, W) are best convolved."""
-        return _Looped if u[0].numel() >= LARGE else _Grouped
+        return LOOPED if u[0].numel() >= LARGE else GROUPED
 
     def step(
         self,
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
-        layout: type[_Grouped] | type[_Looped],
+        layout: Layout,
         saved: Tensor | None = None,
+        inner: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        """The next state, in the layout; `saved` receives what the adjoint needs of this one."""
-        act = self.activation
-        z = layout.convolve(x, weight, bias)
+        """The next state, in the layout; x of K intervals, weight (K, s, C, C, k, k).
+
+        `saved`, and for the picard operator `inner`, receive what the adjoint needs of this step.
+        """
+        act, count = self.activation, weight.shape[0]
+        single = weight.flatten(0, 1)
+        z = layout.convolve(x, single, bias.flatten(0, 1), count)
+        if self.mixing is not None:
+            kept = torch.empty_like(z) if inner is None else inner
+            first = act.value(kept.copy_(z), kept) * act.gain + act.shift
+            shifts = _mixed(layout, first, count, self.mixing)
+            z += layout.convolve(shifts, single, None, count * self.layers)
         value = act.value(z, z if saved is None else saved)
         if saved is not None and value is z:
             saved.copy_(z)
         if self.layers > 1:
-            value = layout.gather(value, weight.shape[0], self.layers)
+            value = _gathered(layout, value, count, self.layers)
         following = torch.add(x, value, alpha=self.reach * act.gain, out=out)
         if act.shift:
             following.add_(self.reach * act.shift * self.layers)
@@ -228,7 +294,8 @@ class ConvolutionChain(Chain):
         into_at = over.positions(into, 1) if into is not None else None
         stacks = over.positions(self.stacks)
         for j in range(over.walked):
-            x = self.step(x, *stacks[j], layout, out=x)
+            weight, bias = stacks[j]
+            x = self.step(x, weight, bias, layout, out=x)
             if rhs_at is not None:
                 x = x.add_(layout.fold(rhs_at[j][0]))
             if into_at is not None:
@@ -242,9 +309,10 @@ class _ConvolutionTape:
 
     inputs: Sequence[Tensor]
     saved: Sequence[Tensor]
+    inner: Sequence[Tensor]
     arrivals: Tensor
-    layout: type[_Grouped] | type[_Looped]
-    rooms: tuple[Tensor, Tensor]
+    layout: Layout
+    rooms: Sequence[Tensor]
 
 
 class ConvolutionAdjoint(TapedAdjoint[_ConvolutionTape]):
@@ -255,20 +323,27 @@ class ConvolutionAdjoint(TapedAdjoint[_ConvolutionTape]):
     def _tape(self, u: State, over: Intervals, onto: State | None = None) -> _ConvolutionTape:
         chain, workspace = self.chain, self.chain.workspace
         layout = chain.layout(u[0])
-        channels = u[0].shape[2]
-        rooms = (
-            layout.room(workspace, u[0], over.length, over.count, channels),
-            layout.room(workspace, u[0], over.length, over.count, channels * chain.layers),
-        )
+
+        def room(count: int) -> Tensor:
+            return layout.room(workspace, u[0], over.length, count)
+
+        every = over.count * chain.layers
+        rooms = [room(over.count), room(every)]
+        inner: list[Tensor | None] = [None] * over.length
+        if chain.mixing is not None:
+            rooms.append(room(every))
+            inner[:] = layout.places(rooms[2])
         inputs, saved = layout.places(rooms[0]), layout.places(rooms[1])
         following = [*inputs[1:], None]
         onto_at = over.positions(onto, 1) if onto is not None else None
         x = inputs[0].copy_(layout.fold(u[0]))
         for j, (weight, bias) in enumerate(over.positions(chain.stacks)):
-            x = chain.step(x, weight, bias, layout, saved[j], following[j])
+            x = chain.step(x, weight, bias, layout, saved[j], inner[j], following[j])
             if onto_at is not None:
                 x.copy_(layout.fold(onto_at[j][0]))
-        return _ConvolutionTape(inputs, saved, layout.unfold(x, over.count), layout, rooms)
+        arrivals = layout.unfold(x, over.count)
+        first = [place for place in inner if place is not None]
+        return _ConvolutionTape(inputs, saved, first, arrivals, layout, rooms)
 
     def _visited(self, tape: _ConvolutionTape, over: Intervals) -> list[State]:
         passed = [(tape.layout.unfold(x, over.count),) for x in tape.inputs[1:]]
@@ -300,10 +375,13 @@ class ConvolutionAdjoint(TapedAdjoint[_ConvolutionTape]):
         weights: list[Tensor] = []
         biases: list[Tensor] = []
         for j in range(over.length - 1, over.length - 1 - over.walked, -1):
-            wide = layout.spread(x, over.count, chain.layers) if chain.layers > 1 else x
+            weight = stacks[j][0].flatten(0, 1)
+            wide = _spread(layout, x, over.count, chain.layers) if chain.layers > 1 else x
             pulled = act.pull(wide, tape.saved[j], tape.saved[j] if p is None else p)
+            if chain.mixing is not None:
+                pulled = self._iterate(pulled, tape, j, weight, over.count)
             mask = (True, collect, collect)
-            found = layout.pull(pulled, tape.inputs[j], stacks[j][0], mask)
+            found = layout.pull(pulled, tape.inputs[j], weight, over.count, mask)
             x.add_(found[0], alpha=slope / act.scale)
             if collect:
                 weights.append(found[1])
@@ -317,3 +395,11 @@ class ConvolutionAdjoint(TapedAdjoint[_ConvolutionTape]):
                 stacked = torch.stack(parts[::-1], 1).flatten(0, 1)  # (intervals, positions, ...)
                 self._add_own(k, over, stacked.mul_(slope))
         return (layout.unfold(x, over.count),)
+
+    def _iterate(self, p: Tensor, tape: _ConvolutionTape, j: int, weight: Tensor, count: int) -> Tensor:
+        """p and what flows through the first Picard iterate; the transpose of that part of `step`."""
+        chain, act, layout = self.chain, self.chain.activation, tape.layout
+        assert chain.mixing is not None
+        flowing = layout.pull(p, p, weight, count * chain.layers, (True, False, False))[0]
+        mixed = _mixed(layout, flowing, count, chain.mixing.t() * (act.slope / act.scale))
+        return p + act.pull(mixed, tape.inner[j], torch.empty_like(mixed))

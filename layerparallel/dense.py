@@ -59,8 +59,8 @@ class DenseChain(Chain):
 
     @cached_property
     def layers(self) -> int:
-        """Layers evaluated in one step: more than one for a mean_residual coarse operator."""
-        return len(self.operator.layers(self.span)) if self.span > 1 else 1
+        """Layers s evaluated in one step: more than one for some coarse operators."""
+        return self.operator.groups(self.span) if self.span > 1 else 1
 
     @cached_property
     def stacks(self) -> State:
@@ -114,10 +114,11 @@ class DenseChain(Chain):
             out_at = [x] * over.length
         stacks = self.steered(over)
         z = x.new_empty((over.count, stacks[0][0].shape[1], x.shape[2]))
+        inner = torch.empty_like(z) if self.picard is not None else z
         for j in range(over.walked):
             weight, bias = stacks[j]
             torch.baddbmm(bias, weight, x, alpha=act.scale, out=z)
-            value = act.value(z, z)
+            value = act.value(self.iterate(weight, z, inner), z)
             if self.layers > 1:
                 value = value.unflatten(1, (self.layers, -1)).sum(1)
             x = torch.add(x, value, alpha=gain, out=out_at[j])
@@ -130,6 +131,36 @@ class DenseChain(Chain):
         passed = into[0][over.first + 1 : over.stop + 1].unflatten(0, (over.count, over.length))
         passed[:, : over.walked].add_(self._behind(over.walked, 1, x).view(1, -1, 1, 1))
         return (x,)
+
+    @cached_property
+    def picard(self) -> tuple[Tensor, Tensor] | None:
+        """For the picard coarse operator, of all values F of a step: mixing and constant part.
+
+        (s, s) and (s, 1), both times r = M h / s and the activation's scale.
+        """
+        if self.span == 1 or self.operator.kind != "picard":
+            return None
+        act = self.activation
+        mixing = self.operator.mixing(self.span, self.weight).mul_(self.reach * act.scale)
+        return mixing * act.gain, mixing.sum(1, keepdim=True).mul_(act.shift)
+
+    def iterate(self, weight: Tensor, z: Tensor, inner: Tensor) -> Tensor:
+        """The pre-activations z (count, s width, samples) of the first Picard iterate, or the second.
+
+        `inner` receives what the adjoint needs of the first one.
+        """
+        if self.picard is None:
+            return z
+        layers, (count, rows, samples) = self.layers, z.shape
+        inner.copy_(z)
+        value = self.activation.value(inner, inner)
+        mixing, constant = self.picard
+        values = value.view(count, layers, -1)
+        shifts = torch.baddbmm(constant, mixing.expand(count, -1, -1), values)
+        apart = (count * layers, rows // layers)
+        single = weight.reshape(*apart, -1)
+        z.view(*apart, samples).baddbmm_(single, shifts.view(*apart, samples))
+        return z
 
     def _behind(self, length: int, start: int, like: Tensor) -> Tensor:
         """By how much states that are written without their drift fall short, (length,)."""
@@ -149,6 +180,8 @@ class _DenseTape:
     saved: Tensor
     arrivals: Tensor
     drift: float
+    inner: Tensor | None = None
+    """Derivatives of the first Picard iterate."""
 
 
 class DenseAdjoint(TapedAdjoint[_DenseTape]):
@@ -163,11 +196,14 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
             inputs = onto[0][here]
             weight, bias = (stack[here] for stack in chain.stacks[:2])
             saved = torch.baddbmm(bias, weight, inputs, alpha=act.scale)
-            act.value(saved, saved)
+            inner = torch.empty_like(saved) if chain.picard is not None else saved
+            act.value(chain.iterate(weight, saved, inner), saved)
             turned = [
-                t.unflatten(0, (over.count, -1)).transpose(0, 1).contiguous() for t in (inputs, saved)
+                t.unflatten(0, (over.count, -1)).transpose(0, 1).contiguous()
+                for t in (inputs, saved, inner)
             ]
-            return _DenseTape(turned[0], turned[1], over.right(onto)[0], 0.0)
+            first = turned[2] if chain.picard is not None else None
+            return _DenseTape(turned[0], turned[1], over.right(onto)[0], 0.0, first)
         width, samples = u[0].shape[1:]
         gain, drift = chain.reach * act.gain, chain.drift
         shape = (over.length, over.count, width, samples)
@@ -222,6 +258,8 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
                 act.pull(wide, s_at[j].view(many), p.view(many))
             else:
                 act.pull(x, s_at[j], p)
+            if tape.inner is not None:
+                self._iterate(weights[j][0], p, tape.inner[j])
             straight = into_at is not None and over.count == 1  # a contiguous place
             out = into_at[j][0] if into_at is not None and straight else x
             x = torch.baddbmm(x, weights[j][0], p, alpha=slope, out=out)
@@ -232,6 +270,19 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
         if collect:
             self._gather(tape, over, torch.stack(p_at) if self.keep else tape.saved, slope)
         return (x,)
+
+    def _iterate(self, weight: Tensor, p: Tensor, inner: Tensor) -> None:
+        """Adds to p what flows through the first Picard iterate; the transpose of `iterate`."""
+        chain, act = self.chain, self.chain.activation
+        assert chain.picard is not None
+        layers, (count, rows, samples) = chain.layers, p.shape
+        apart = (count * layers, rows // layers)
+        turned = weight.transpose(1, 2).reshape(*apart, -1).transpose(1, 2)
+        flowing = torch.bmm(turned, p.view(*apart, samples)).view(count, layers, -1)
+        # mixing has the forward scale and gain; the adjoint of r F needs r slope
+        mixing = chain.picard[0].t().mul(act.slope / (act.scale * act.gain))
+        mixed = torch.bmm(mixing.expand(count, -1, -1), flowing).view(p.shape)
+        p.add_(act.pull(mixed, inner, torch.empty_like(mixed)))
 
     def _gather(self, tape: _DenseTape, over: Intervals, pulled: Tensor, slope: float) -> None:
         """All parameter gradients in one batched product: ``h (sigma' lambda) u^T`` and its row sums."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .chain import Chain, CoarseOperator, Intervals, State, copy_into, state_map
 from .fields import Function
-from .integrators import Integrator
+from .integrators import Integrator, block, euler
 from .taped import TapedAdjoint
 
 
@@ -41,16 +41,21 @@ class GenericChain(Chain):
         if operator.kind == "mean_parameters" and not self.own and self.field.indexed:
             raise ValueError(
                 "coarse='mean_parameters' needs like layers, and these are unlike modules; "
-                "use 'inject' or 'mean_residual'"
+                "use 'inject', 'mean_residual' or 'picard'"
+            )
+        if operator.kind == "picard" and self.integrator not in (euler, block):
+            raise ValueError(
+                "coarse='picard' is for forward Euler and residual blocks; "
+                "use 'inject' or 'mean_residual' with this integrator"
             )
         return replace(self, steps=self.steps // factor, span=self.span * factor, operator=operator)
 
     @cached_property
-    def _layers(self) -> list[int]:
-        """Finest steps evaluated in one step of this level, counted from its first one."""
-        if not (self.own or self.field.timed or self.field.indexed) or self.span == 1:
-            return [0]
-        return self.operator.layers(self.span)
+    def _places(self) -> list[float]:
+        """Where the layers evaluated in a step of this level stand, in finest steps."""
+        if not (self.own or self.field.timed or self.field.indexed):
+            return self.operator.places(self.span)[:1]  # all alike
+        return self.operator.places(self.span) if self.span > 1 else [0.0]
 
     @cached_property
     def _selected(self) -> tuple[Tensor, ...]:
@@ -62,10 +67,8 @@ class GenericChain(Chain):
         if not self.field.timed:
             return None
         steps = torch.arange(over.first, over.stop, device=device).unflatten(0, (over.count, -1))
-        layers = torch.tensor(self._layers, device=device)
-        times = self.start_time + self.step_size * (steps[..., None] * self.span + layers).to(
-            torch.float64
-        )
+        places = torch.tensor(self._places, dtype=torch.float64, device=device)
+        times = self.start_time + self.step_size * (steps[..., None] * self.span + places)
         return [times[:, j].flatten() for j in range(over.length)]
 
     def walk(
@@ -92,7 +95,7 @@ class GenericChain(Chain):
             layers = None
             if self.field.indexed:
                 first = range(over.first + j, over.stop, over.length)
-                layers = [n * self.span + k for n in first for k in self._layers]
+                layers = [n * self.span + int(k) for n in first for k in self._places]
             u = self._step(u, own_at[j], shared, layers, times[j] if times else None)
             if rhs_at is not None:
                 u = state_map(torch.add, u, rhs_at[j])
@@ -109,7 +112,7 @@ class GenericChain(Chain):
         layers: list[int] | None,
         t: Tensor | None,
     ) -> State:
-        samples = len(self._layers)
+        samples = len(self._places)
         h = self.step_size * self.span
         if isinstance(self.field, Function):
             assert t is not None
@@ -126,7 +129,24 @@ class GenericChain(Chain):
             return _mean(self.field(_repeat(v, samples), own, shared, layers, s), samples)
 
         assert self.integrator is not None
-        return self.integrator(residual, u, t, h)
+        if self.span == 1 or self.operator.kind != "picard":
+            return self.integrator(residual, u, t, h)
+        t = None if t is None else t.to(u[0].dtype)
+
+        def rates(v: State) -> State:
+            """F of every layer at its own state, (intervals * s, ...)."""
+            value = _like(v, self.field(v, own, shared, layers, t))
+            return state_map(torch.sub, value, v) if self.integrator is block else value
+
+        many, reach = _repeat(u, samples), h / samples
+        operator = self.operator if samples > 1 else replace(self.operator, samples=1)
+        mixing = operator.mixing(self.span, u[0]).mul_(reach)
+        shifts = tuple(
+            torch.tensordot(f.unflatten(0, (-1, samples)), mixing, dims=([1], [1])).movedim(-1, 1)  # type: ignore[arg-type]
+            for f in rates(many)
+        )
+        later = rates(tuple(a + s.flatten(0, 1) for a, s in zip(many, shifts, strict=True)))
+        return state_map(lambda a, f: torch.add(a, f, alpha=h), u, _mean(later, samples))
 
     def advance(
         self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None

@@ -70,11 +70,12 @@ def candidates(depth: int) -> list[Serial | MGRIT]:
     found: list[Serial | MGRIT] = [Serial()]
     sizes = sorted({m for m in (8, 16, 32, 64) if depth // m >= 4} or {max(2, depth // 4)})
     for m in sizes:
-        for cycles in (1, 2, 3):
+        for cycles in (1, 2):
             for coarse, samples in (
                 ("inject", None),
                 ("mean_residual", 4),
-                ("mean_residual", None),
+                ("picard", 4),
+                ("picard", None),
             ):
                 if samples is not None and samples >= m:
                     continue

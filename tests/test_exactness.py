@@ -13,10 +13,11 @@ from torch import Tensor, nn
 import layerparallel as lp
 from layerparallel.chain import Intervals
 from layerparallel.propagate import Solver
+from layerparallel.solvers.mgrit import CHOICES
 
 CONVERGED = 1e-12
 TERMINATED = 1e-10
-OPERATORS = ["inject", "mean_parameters", "mean_residual"]
+OPERATORS = CHOICES["coarse"]
 
 
 # ---- where the iteration contracts ---------------------------------------------------------------
@@ -107,8 +108,7 @@ def test_too_few_cycles_are_not_exact():
 @pytest.mark.parametrize("coarse", ["inject", "mean_residual"])
 def test_unlike_layers_have_no_mean_of_parameters(coarse: Any):
     problem = BY_NAME["unlike"]
-    cycles = {"forward_cycles": 9, "adjoint_cycles": 9}
-    solver = lp.MGRIT(coarsening=4, coarse=coarse, **cycles)
+    solver = lp.MGRIT(coarsening=4, coarse=coarse, forward_cycles=9, adjoint_cycles=9)
     assert compare(problem.network(24), problem.input(24), solver).worst < CONVERGED
     with pytest.raises(ValueError, match="mean_parameters"):
         compare(
@@ -123,14 +123,12 @@ def test_unlike_layers_have_no_mean_of_parameters(coarse: Any):
 
 def independent(kind: str, depth: int) -> tuple[lp.Network, Tensor]:
     """Weights on which the iteration gains nothing before its last cycle: h = 1, large gain."""
-    torch.manual_seed(3)
-    layer, gain, shape = {
-        "dense": (lp.Dense(6), 3.0, (4, 6)),
-        "convolution": (lp.Convolution(2), 4.0, (2, 2, 4, 4)),
-    }[kind]
+    torch.manual_seed(1 if kind == "dense" else 3)
+    layer = lp.Dense(6) if kind == "dense" else lp.Convolution(2)
+    shape = (4, 6) if kind == "dense" else (2, 2, 4, 4)
     net = lp.Network(None, lp.chain(layer, depth, h=1.0, initial="independent"), None).double()
     with torch.no_grad():
-        net.body.get_parameter("layer.weight").mul_(gain)
+        net.body.get_parameter("layer.weight").mul_(4)
     return net, torch.randn(shape, dtype=torch.float64)
 
 

@@ -12,10 +12,10 @@ import layerparallel
 PACKAGE = Path(layerparallel.__file__).parent
 # From the ground up; a module imports only from rows below its own, or from its own row.
 ROWS = [
-    {"errors", "chain", "checks", "stacking", "workspace", "measure"},
+    {"errors", "chain", "checks", "workspace", "measure"},
     {"solution", "integrators", "fields", "taped", "activations", "convolution", "dense", "layers"},
     {"generic", "solvers", "cost"},
-    {"propagate", "body"},
+    {"propagate", "body", "stacking"},
     {"network"},
     {"refinement", "layerwise", "tuning", "optim", "data"},
     {"training"},

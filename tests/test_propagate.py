@@ -23,7 +23,8 @@ BOTH_MEMORIES: list[Any] = ["store", "recompute"]
 
 def dense(solver: Solver = EXACT, depth: int = 12, width: int = 4, **options: Any) -> lp.Network:
     torch.manual_seed(0)
-    body = lp.chain(lp.Dense(width), depth, **({"T": 2.0} | options))
+    settings: dict[str, Any] = {"T": 2.0} | options
+    body = lp.chain(lp.Dense(width), depth, **settings)
     return lp.Network(nn.Linear(3, width), body, nn.Linear(width, 2), solver).double()
 
 
@@ -143,7 +144,9 @@ def test_frozen_body_passes_gradients_through():
         net.body.requires_grad_(False)
         net(batch()).sum().backward()
         assert all(p.grad is None for p in net.body.parameters())
-        assert net.opening.weight.grad.abs().max() > 0
+        grad = net.opening.get_parameter("weight").grad
+        assert grad is not None
+        assert grad.any()
 
 
 def test_frozen_part_of_a_template():
@@ -302,7 +305,7 @@ def test_small_steps_are_not_lost_under_autocast():
         net = lp.Network(None, body, None, solver)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             end = net(torch.ones(1, 1))
-        assert float(end) == pytest.approx(2.0, rel=1e-3)
+        assert float(end.detach()) == pytest.approx(2.0, rel=1e-3)
 
 
 def test_autocast_is_restored_in_backward():

@@ -184,12 +184,15 @@ def settings(case: Case) -> list[Serial | MGRIT]:
         return [Serial()]
     found: list[Serial | MGRIT] = []
     for m in case.sizes:
-        for cycles in ((1, 1), (1, 2), (2, 1), (2, 2), (3, 3)):
+        for cycles in ((1, 1), (2, 1), (2, 2)):
             for coarse, samples in (
                 ("inject", None),
-                ("mean_residual", 2),
+                ("mean_parameters", None),
                 ("mean_residual", 4),
-                ("mean_residual", None),
+                ("picard", 1),
+                ("picard", 2),
+                ("picard", 4),
+                ("picard", 8),
             ):
                 found.append(
                     MGRIT(

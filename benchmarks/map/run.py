@@ -29,8 +29,8 @@ def settings(depth: int) -> list[lp.MGRIT]:
     for m in (4, 8, 16, 32):
         for cycles, coarse, samples in (
             (1, "inject", None),
-            (1, "mean_residual", 4),
-            (2, "inject", None),
+            (1, "mean_parameters", None),
+            (1, "picard", 2),
         ):
             solver = lp.MGRIT(
                 coarsening=m,

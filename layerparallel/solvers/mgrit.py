@@ -40,7 +40,7 @@ from .serial import MEMORY, Serial
 Norm = Callable[[State], Tensor]
 CHOICES = {
     "cycle": ("V", "F", "W"),
-    "coarse": ("inject", "mean_parameters", "mean_residual"),
+    "coarse": ("inject", "mean_parameters", "mean_residual", "picard"),
     "start": ("coarse", "nested", "constant"),
     "memory": MEMORY,
 }
@@ -60,8 +60,10 @@ class MGRIT:
         adjoint_cycles: cycles of the adjoint solve.
         tolerance: stop when the residual at the C-points, relative to the states there, is at most
             this; the cycles are then an upper bound.
-        coarse: coarse operator: "inject", "mean_parameters" or "mean_residual".
-        samples: for "mean_residual", how many layers of an interval are evaluated; None for all.
+        coarse: coarse operator: "inject", "mean_parameters", "mean_residual" or "picard", from the
+            cheapest to the most accurate; see `CoarseOperator`.
+        samples: for the last two, into how many groups of layers a coarse step is divided at most;
+            None for one group a layer.
         start: first guess: "coarse" solves the coarsest level and interpolates, "nested" adds one
             V-cycle on every level on the way up (full multigrid), "constant" puts u[0] everywhere.
         first_down: whether the first cycle has a down part. If not, it is the coarse start and one
@@ -81,7 +83,7 @@ class MGRIT:
     forward_cycles: int = 2
     adjoint_cycles: int = 2
     tolerance: float | None = None
-    coarse: Literal["inject", "mean_parameters", "mean_residual"] = "inject"
+    coarse: Literal["inject", "mean_parameters", "mean_residual", "picard"] = "inject"
     samples: int | None = None
     start: Literal["coarse", "nested", "constant"] = "coarse"
     first_down: bool = False

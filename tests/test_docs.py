@@ -1,0 +1,73 @@
+"""Every Python block of the documentation runs, page by page, and prints what the page says.
+
+A page's blocks share one namespace. A ``text`` block right behind a Python block is its output.
+"""
+
+import contextlib
+import io
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass
+class Block:
+    """A Python block: its code, the line it begins on, and the output that the page shows, if any."""
+
+    code: str
+    line: int
+    output: str | None = None
+
+
+def blocks(text: str) -> list[Block]:
+    found: list[Block] = []
+    end = -1  # of the last Python block
+    for fence in FENCE.finditer(text):
+        language, body = fence.groups()
+        if language == "python":
+            found.append(Block(body, text.count("\n", 0, fence.start()) + 2))
+            end = fence.end()
+        elif language == "text" and end >= 0 and not text[end : fence.start()].strip():
+            found[-1].output = body
+    return found
+
+
+def run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # what a page saves does not lie about
+    namespace: dict[str, object] = {"__name__": page.stem}
+    for block in blocks(page.read_text()):
+        code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as printed:
+            warnings.simplefilter("error", RuntimeWarning)  # a solve that fell back to the serial one
+            exec(code, namespace)
+        if block.output is not None:
+            assert printed.getvalue().rstrip() == block.output.rstrip(), f"{page.name}:{block.line}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p.read_text())], ids=lambda p: p.name)
+def test_a_pages_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", FENCE.sub("", page.read_text())):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_a_wrong_block_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1)\n```\n\n```text\n2\n```\n")
+    with pytest.raises(AssertionError, match="page.md:2"):
+        run(page, tmp_path, monkeypatch)
+    page.write_text("text\n\n```python\nx = 1\n```\n\nmore\n\n```python\nassert x == 2\n```\n")
+    with pytest.raises(AssertionError):
+        run(page, tmp_path, monkeypatch)

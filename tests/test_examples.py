@@ -1,0 +1,97 @@
+"""Every script of `examples/` runs, and what it shows is so."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layerparallel.solvers import Serial
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, **options: Any) -> Any:
+    """What the main() of an example returns; a solve that had to be done serially is an error."""
+    specification = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        return module.main(**options)
+
+
+def test_every_example_is_tested_here():
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
+
+
+def test_ten_lines():
+    assert run("ten_lines") > 0.7  # a fifth by guessing
+
+
+def test_neural_ode():
+    first, last = run("neural_ode")
+    assert last < first / 20
+
+
+def test_recurrence():
+    accuracy, residuals = run("recurrence")
+    assert accuracy > 0.9
+    assert residuals["mean_residual"] < residuals["mean_parameters"] < residuals["inject"]
+
+
+def test_own_step():
+    difference, error = run("own_step")
+    assert difference < 1e-5
+    assert error < 1e-2
+
+
+def test_own_closed_form():
+    differences = run("own_closed_form")
+    assert differences.keys() == {"Sine", "Antisymmetric"}
+    assert max(differences.values()) < 1e-12
+
+
+def test_one_shot():
+    found = run("one_shot")
+    assert found["last_loss"] < found["first_loss"] / 3
+    assert found["last_residual"] < found["first_residual"] / 100
+    assert found["accuracy"] > 0.7
+
+
+def test_tuning():
+    found = run("tuning", depth=128)
+    chosen = next(trial for trial in found.trials if trial.solver == found.solver)
+    assert chosen.error.relative <= 0.1
+    timed = [trial.milliseconds for trial in found.trials if trial.milliseconds is not None]
+    assert chosen.milliseconds == min(timed)
+    assert any(isinstance(trial.solver, Serial) for trial in found.trials)
+    assert found.table().count("<-") == 1
+
+
+def test_inexact_gradients():
+    errors, residuals, fallbacks = run("inexact_gradients")
+    assert errors == sorted(errors, reverse=True)
+    assert residuals == sorted(residuals, reverse=True)
+    assert errors[-1] < 1e-3
+    assert fallbacks >= 1
+
+
+def test_an_example_is_a_script():
+    """What the user types, once: the rest above is run by import to save starting torch."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "own_step.py"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cosine" in done.stdout
