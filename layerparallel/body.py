@@ -95,6 +95,10 @@ def chain(
         raise ValueError(f"step size {step_size} is out of range; use a positive T or h")
     if several:
         return UnlikeBody(list(layer), step_size, integrator)  # type: ignore[arg-type]
+    if isinstance(layer, type):
+        raise TypeError(
+            f"{layer.__name__} is a class; give chain a module made of it, {layer.__name__}(...)"
+        )
     if isinstance(layer, nn.Module):
         if tied:
             return TiedBody(layer, depth, step_size, integrator)
@@ -151,6 +155,14 @@ class Body(nn.Module):
 
     def _examine(self, u: State, inputs: State) -> None:
         raise NotImplementedError
+
+    def forward(self, *_: object) -> Tensor:
+        """A body is propagated by its network's solver, not called.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("a body has no solver of its own; call Network(None, body, None)(x)")
 
     def serial(self) -> nn.Module:
         """An ordinary module that propagates layer by layer, with the same parameters, copied."""

@@ -41,8 +41,9 @@ def refuse_random(step: Callable[[], State], which: str) -> State:
     value = step()
     if not same(value, step()):
         raise ValueError(
-            f"{which} draws random numbers: two evaluations of the same state differ, and a solve "
-            "evaluates a step several times; take the dropout or noise out of the chain"
+            f"{which} draws random numbers or changes its input in place: two evaluations of the same "
+            "state differ, and a solve evaluates a step several times; take the dropout or noise out "
+            "of the chain, and in-place operations off the state"
         )
     return value
 

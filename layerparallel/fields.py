@@ -26,7 +26,7 @@ def as_state(value: object, what: str) -> State:
     if not parts or not all(isinstance(part, Tensor) for part in parts):
         raise TypeError(
             f"{what} must be a tensor or a tuple of tensors, not {type(value).__name__}; "
-            "return the state alone"
+            "return the state alone, a list as a tuple"
         )
     return parts  # type: ignore[return-value]
 

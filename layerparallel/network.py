@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -158,7 +159,17 @@ class Network(nn.Module):
             self.solution = solution
         else:
             self.adjoint_solution = solution
-        self.fallbacks += solution.fallback is not None
+        if solution.fallback is None:
+            return
+        self.fallbacks += 1
+        if str(self.fallbacks).strip("0") == "1":  # the first, the tenth, the hundredth, ...
+            warnings.warn(
+                f"layer-parallel {direction} solve: {solution.fallback}; this batch is propagated "
+                f"serially, for the {self.fallbacks}. time (more cycles, a smaller coarsening or the "
+                "coarse operator 'picard' may help)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no solutions and no states."""

@@ -7,7 +7,6 @@ solves the adjoint chain about it, and the last adjoint sweep collects the gradi
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -193,13 +192,6 @@ def _guarded(
         return solution
     if isinstance(chain, Adjoint):
         chain.gradients()
-    name = "adjoint" if chain.reverse else "forward"
-    warnings.warn(
-        f"layer-parallel {name} solve: {reason}; this batch is propagated serially "
-        "(more cycles, a smaller coarsening or another coarse operator may help)",
-        RuntimeWarning,
-        stacklevel=2,
-    )
     spent = solution.evaluations
     serial = Serial(solver.memory).solve(chain, u0, None, recorder, collect)
     serial.fallback = reason
@@ -213,11 +205,15 @@ GROWTH_MATTERS = 1e-3
 """Relative residual below which a growing residual is rounding, not divergence."""
 
 
+TOO_FAR = 0.5
+"""Relative residual from which a solve is useless, even one of a single cycle."""
+
+
 def _misbehaved(solution: Solution) -> str | None:
     relative = solution.relative_residual
     if not math.isfinite(relative):
         return "the residual is not finite"
-    if relative > 1:
+    if relative > TOO_FAR:
         return f"the residual is {relative:.2g} times the states"
     residuals = solution.residual_tensors
     if len(residuals) > 1 and relative > GROWTH_MATTERS:

@@ -62,6 +62,13 @@ class Solution:
         """Step evaluations of all levels together."""
         return sum(self.evaluations)
 
+    def __repr__(self) -> str:
+        residual = f", relative_residual={self.relative_residual:.2e}" if self.residuals else ""
+        fallback = f", fallback={self.fallback!r}" if self.fallback else ""
+        return (
+            f"Solution(evaluations={self.evaluations}, converged={self.converged}{residual}{fallback})"
+        )
+
     @property
     def finite(self) -> bool:
         return all(math.isfinite(r) for r in self.residuals)

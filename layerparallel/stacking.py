@@ -21,6 +21,9 @@ def initial_stacks(template: nn.Module, depth: int, initial: Initial) -> dict[st
     """Initial values (N, ...) of every parameter; each layer has the spread of a single one.
 
     "smooth" blends two draws by cos and sin of pi n / 2N, which keeps the variance.
+
+    Raises:
+        ValueError: a parameter of random values that no `reset_parameters` draws anew.
     """
     if initial == "tied" or depth == 1:
         draws = [template]
@@ -32,6 +35,12 @@ def initial_stacks(template: nn.Module, depth: int, initial: Initial) -> dict[st
     for name, first in template.named_parameters():
         values = [dict(draw.named_parameters())[name].detach() for draw in draws]
         if all(torch.equal(first, value) for value in values[1:]):
+            random = first.unique().numel() > max(1, first.numel() // 2)  # not zeros, ones, eye
+            if len(values) > 1 and random and "parametrizations." not in name:
+                raise ValueError(
+                    f"initial={initial!r} cannot draw {name} anew for other layers, since its module "
+                    "has no reset_parameters(); add one or use initial='tied'"
+                )
             stack = first.detach().expand(depth, *first.shape)  # the same in every draw: 1 or 0
         elif initial == "independent":
             stack = torch.stack(values)

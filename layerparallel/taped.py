@@ -138,7 +138,9 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
         left = self._departures.get(over)
         if left is None:
             left = over.left(self.trajectory())
-        size = -(-over.count // self.groups)
+        # equal groups, where there are some, go through the same scratch memory
+        even = (g for g in range(self.groups, 2 * self.groups) if over.count % g == 0)
+        size = -(-over.count // next(even, self.groups))
         pieces = []
         for start in range(0, over.count, size):
             mine = slice(start, min(start + size, over.count))

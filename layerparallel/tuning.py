@@ -118,6 +118,8 @@ def tune(
     """
     if not error > 0:
         raise ValueError(f"error={error} is out of range; use a positive bound")
+    if not isinstance(batch, tuple) or len(batch) != 2:
+        raise TypeError(f"batch is a {type(batch).__name__}; give the pair (input, target)")
     x, y = batch
     depth = network.body.depth
     tried = list(solvers) if solvers is not None else candidates(depth)

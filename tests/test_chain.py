@@ -1,12 +1,11 @@
 """Chains: batched intervals, coarse operators and adjoints, against single steps and formulas."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from problems import BY_NAME, Problem, bound
-from torch import Tensor, nn
+from torch import nn
 
 import layerparallel as lp
 from layerparallel.chain import Chain, CoarseOperator, Intervals, State, copy_into
@@ -83,11 +82,15 @@ def test_batched_intervals_are_single_steps(name: str, level: bool, over: Interv
             assert torch.equal(u[0], kept[0])  # departures are left as they are
 
 
-def layer_values(net: lp.Network) -> list[Callable[[Tensor], Tensor]]:
-    """F(u, theta_n) of every layer, as the plain modules have it."""
+def merged(net: lp.Network, layers: list[int]) -> nn.Module:
+    """The first of these layers, as a plain module with the mean of their parameters."""
     twin = net.to_serial().body
     assert isinstance(twin, nn.ModuleList)
-    return list(twin)
+    with torch.no_grad():
+        if len(layers) > 1:
+            for p, *others in zip(*(twin[n].parameters() for n in layers), strict=True):
+                p.copy_(torch.stack([p, *others]).mean(0))
+    return twin[layers[0]]
 
 
 @pytest.mark.parametrize("name", ["dense tanh", "dense smoothrelu", "convolution tanh", "unlike"])
@@ -95,48 +98,39 @@ def layer_values(net: lp.Network) -> list[Callable[[Tensor], Tensor]]:
 @pytest.mark.parametrize("kind", CHOICES["coarse"])
 def test_coarse_operators_are_their_formulas(name: str, kind: str, samples: int | None):
     problem, net, chain, u0 = made(name)
-    if kind == "mean_parameters" and not problem.like:
+    if not problem.like and (kind == "mean_parameters" or samples):
         return
     factor, step = 4, 2
-    operator = CoarseOperator(kind, samples)
-    values, reach = layer_values(net), factor * net.body.h
     here = list(range(step * factor, (step + 1) * factor))
+    groups = {
+        "inject": [here[:1]],
+        "mean_parameters": [here],
+    }.get(kind, [[n] for n in here] if samples is None else [here[:2], here[2:]])
+    F = [merged(net, layers) for layers in groups]
+    r = factor * net.body.h / len(F)
     with torch.no_grad():
         u = net.opening(problem.input(DEPTH))
-        if kind == "inject":
-            expected = u + reach * values[here[0]](u)
-        elif kind == "mean_parameters":
-            layer = net.to_serial().body
-            assert isinstance(layer, nn.ModuleList)
-            for p, *others in zip(*(layer[n].parameters() for n in here), strict=True):
-                p.copy_(torch.stack([p, *others]).mean(0))
-            expected = u + reach * layer[here[0]](u)
-        else:
-            chosen = here if samples is None else [here[1], here[3]]
-            F = [values[n] for n in chosen]
-            r = reach / len(F)
-            if kind == "mean_residual":
-                expected = u + r * sum((f(u) for f in F), torch.zeros_like(u))
-            else:
-                # of its own steps the half that lies before, (1 - s / span) / 2
-                own = (1 - len(F) / factor) / 2
-                inner = [
-                    u + r * (own * f(u) + sum((g(u) for g in F[:j]), torch.zeros_like(u)))
-                    for j, f in enumerate(F)
-                ]
-                total = sum((f(v) for f, v in zip(F, inner, strict=True)), torch.zeros_like(u))
-                expected = u + r * total
-        packed = chain.coarsen(factor, operator).advance(u0, Intervals(step, 1, 1))
-        found = chain.unpack(packed, (u,))[0]
+        nothing = torch.zeros_like(u)
+        inner = [u] * len(F)
+        if kind == "picard":  # of its own steps the half that came before, (1 - s / M) / 2
+            own = (1 - len(F) / factor) / 2
+            inner = [u + r * (own * f(u) + sum((g(u) for g in F[:j]), nothing)) for j, f in enumerate(F)]
+        expected = u + r * sum((f(v) for f, v in zip(F, inner, strict=True)), nothing)
+        coarser = chain.coarsen(factor, CoarseOperator(kind, samples))
+        found = chain.unpack(coarser.advance(u0, Intervals(step, 1, 1)), (u,))[0]
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_samples_are_spread_over_the_interval():
-    assert CoarseOperator("inject").layers(8) == [0]
-    assert CoarseOperator("mean_residual").layers(4) == [0, 1, 2, 3]
-    assert CoarseOperator("mean_residual", 2).layers(8) == [2, 6]
-    assert CoarseOperator("mean_residual", 3).layers(8) == [1, 4, 6]
-    assert CoarseOperator("mean_residual", 99).layers(3) == [0, 1, 2]
+def test_groups_of_a_coarse_step():
+    """As many as asked for, and as divide the interval; each stands at its middle."""
+    assert [CoarseOperator("mean_residual", s).groups(8) for s in (None, 99, 5, 3, 1)] == [
+        *(8, 8, 4, 2, 1)
+    ]
+    assert CoarseOperator("inject", 4).groups(8) == 1
+    assert CoarseOperator("inject").places(8) == [0.0]
+    assert CoarseOperator("mean_parameters").places(4) == [1.5]
+    assert CoarseOperator("mean_residual", 2).places(8) == [1.5, 5.5]
+    assert CoarseOperator("mean_residual").places(3) == [0.0, 1.0, 2.0]
 
 
 @every_problem
@@ -147,7 +141,9 @@ def test_adjoint_is_the_transpose_of_the_linearised_chain(name: str, kind: Any, 
     problem, _, chain, u0 = made(name)
     if kind == "mean_parameters" and not problem.like:
         return
-    if kind == "picard" and name == "timed rk4":
+    if kind == "picard" and name in ("timed rk4", "step function"):
+        with pytest.raises(ValueError, match="forward Euler"):
+            chain.coarsen(4, CoarseOperator(kind))
         return
     with problem.layout(), torch.no_grad():
         whole = Intervals(0, 1, chain.steps)

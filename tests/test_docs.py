@@ -1,6 +1,7 @@
 """Every Python block of the documentation runs, page by page, and prints what the page says.
 
-A page's blocks share one namespace. A ``text`` block right behind a Python block is its output.
+A page's blocks share one namespace. A ``text`` block right behind a Python block is its output, and so
+is a table behind the comment ``<!-- output -->``.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TABLE = re.compile(r"\s*<!-- output -->\n\n?((?:\|.*\n)+)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -34,6 +36,8 @@ def blocks(text: str) -> list[Block]:
         if language == "python":
             found.append(Block(body, text.count("\n", 0, fence.start()) + 2))
             end = fence.end()
+            if table := TABLE.match(text, end):
+                found[-1].output = table.group(1)
         elif language == "text" and end >= 0 and not text[end : fence.start()].strip():
             found[-1].output = body
     return found
@@ -66,7 +70,10 @@ def test_links_lead_somewhere(page: Path):
 def test_a_wrong_block_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     page = tmp_path / "page.md"
     page.write_text("```python\nprint(1)\n```\n\n```text\n2\n```\n")
-    with pytest.raises(AssertionError, match="page.md:2"):
+    with pytest.raises(AssertionError, match=r"page\.md:2"):
+        run(page, tmp_path, monkeypatch)
+    page.write_text("```python\nprint('| 1 |')\n```\n\n<!-- output -->\n\n| 2 |\n")
+    with pytest.raises(AssertionError, match=r"page\.md:2"):
         run(page, tmp_path, monkeypatch)
     page.write_text("text\n\n```python\nx = 1\n```\n\nmore\n\n```python\nassert x == 2\n```\n")
     with pytest.raises(AssertionError):

@@ -8,8 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from layerparallel.solvers import Serial
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

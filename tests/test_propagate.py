@@ -1,5 +1,6 @@
 """One differentiable operation: what autograd's users may do with it, and what they may not."""
 
+import gc
 import math
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import layerparallel as lp
+from layerparallel.dense import DenseAdjoint
 from layerparallel.propagate import Solver
 
 EXACT = lp.MGRIT(coarsening=3, forward_cycles=5, adjoint_cycles=5)
@@ -385,9 +387,19 @@ def test_serial_training_keeps_what_backward_needs_and_frees_it():
     loss = net(torch.randn(2, 3)).sum()
     assert module.calls == module.most == 50
     loss.backward()
-    del loss
     assert module.calls == 50
     assert module.alive == 0
+
+
+@pytest.mark.parametrize("memory", BOTH_MEMORIES)
+def test_a_loss_that_is_kept_keeps_no_states(memory: Any):
+    net = dense(lp.MGRIT(coarsening=3, memory=memory))
+    losses = [net(batch()).sum() for _ in range(3)]
+    held = [o for o in gc.get_objects() if type(o) is DenseAdjoint and o._departures]
+    assert len(held) == 3
+    for loss in losses:
+        loss.backward()
+    assert not any(o._departures or o._tapes or o.states is not None for o in held)
 
 
 PEAK = """

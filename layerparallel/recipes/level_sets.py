@@ -66,14 +66,14 @@ class LevelSets:
     """CF-sweeps after the F-sweep, for all levels or for each: 0 is F-relaxation, 1 is FCF."""
     cycle: Literal["V", "F", "W"] = "V"
     """Kind of cycle."""
-    forward_cycles: int = 2
+    forward_cycles: int = 1
     """Cycles of every forward solve."""
-    adjoint_cycles: int = 2
+    adjoint_cycles: int = 1
     """Cycles of every adjoint solve."""
-    coarse: Literal["inject", "mean_parameters", "mean_residual"] = "inject"
+    coarse: Literal["inject", "mean_parameters", "mean_residual", "picard"] = "picard"
     """How a coarse step stands for the steps of its interval."""
-    samples: int | None = None
-    """Layers of an interval that mean_residual averages over; all of them if not given."""
+    samples: int | None = 4
+    """Groups of layers in a coarse step of mean_residual or picard; one a layer if None."""
     refine: tuple[int, ...] = ()
     """Nested iteration: depths to train first, each a divisor of the next and the last of depth;
     every network begins with the interpolated parameters of the one before."""

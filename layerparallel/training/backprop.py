@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from layerparallel.training.base import StepRecord, last_residual
+from layerparallel.training.base import StepRecord, count_correct, last_residual
 
 
 class Backprop:
@@ -43,7 +43,7 @@ class Backprop:
             self.scheduler.step()
         return StepRecord(
             loss=loss.detach(),
-            correct=(output.detach().argmax(dim=-1) == y).sum(),
+            correct=count_correct(output, y),
             forward_residual=last_residual(getattr(self.network, "solution", None)),
             adjoint_residual=last_residual(getattr(self.network, "adjoint_solution", None)),
         )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,6 +43,13 @@ class Method(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a state back; the next step is then the one that it would have been."""
         ...
+
+
+def count_correct(output: Tensor, y: Tensor) -> Tensor:
+    """Samples classed rightly, 0-d; 0 where the targets are not classes."""
+    if y.is_floating_point():
+        return torch.zeros((), dtype=torch.int64, device=y.device)
+    return (output.detach().argmax(dim=-1) == y).sum()
 
 
 def last_residual(solution: Any) -> float | None:

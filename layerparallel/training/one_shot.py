@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from layerparallel.network import Network
 from layerparallel.optim import LBFGS
 from layerparallel.propagate import Guess
-from layerparallel.training.base import StepRecord, last_residual
+from layerparallel.training.base import StepRecord, count_correct, last_residual
 from layerparallel.training.objective import Objective
 
 
@@ -44,6 +44,11 @@ class OneShot:
         objective: Objective | Callable[[Tensor, Tensor], Tensor],
         scheduler: LRScheduler | None = None,
     ) -> None:
+        if not isinstance(network, Network):
+            raise TypeError(
+                f"one-shot training needs a layerparallel.Network, not a {type(network).__name__}; "
+                "use Backprop for an ordinary module"
+            )
         self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
         self.objective = objective if isinstance(objective, Objective) else Objective(objective)
         self._key: Hashable = None
@@ -85,7 +90,7 @@ class OneShot:
             with torch.enable_grad():  # without, the network would be propagated serially
                 output = network(x, key=key)
                 self._samples = len(output)
-                self._latest = (output.detach().argmax(dim=-1) == y).sum()
+                self._latest = count_correct(output, y)
                 return self.objective(network, output, y)
 
         def closure() -> Tensor:
