@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -423,8 +424,9 @@ def _serial_step(
 
 def uncompiled(module: nn.Module) -> tuple[nn.Module, bool]:
     """The module inside ``torch.compile(module)``, and whether it was compiled."""
-    if isinstance(module, torch._dynamo.OptimizedModule):
-        return module._orig_mod, True
+    dynamo = sys.modules.get("torch._dynamo")  # slow to import, and there if it has compiled
+    if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
+        return cast(nn.Module, module._orig_mod), True
     return module, False
 
 

@@ -271,6 +271,24 @@ def compare(net: lp.Network, x: Tensor, solver: Solver) -> Errors:
     return Errors(off, worst / scale)
 
 
+def small(solver: Solver, depth: int = 12, width: int = 4, **options: Any) -> lp.Network:
+    """A dense network of 3 inputs and 2 outputs, smooth in depth unless told otherwise."""
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"T": 2.0} | options
+    body = lp.chain(lp.Dense(width), depth, **settings)
+    return lp.Network(nn.Linear(3, width), body, nn.Linear(width, 2), solver).double()
+
+
+def batch(size: int = 5, seed: int = 1) -> Tensor:
+    """An input of `small`."""
+    return torch.randn(size, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gradients(net: nn.Module) -> list[Tensor]:
+    """Those there are, as they are now."""
+    return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+
 def bound(net: lp.Network, x: Tensor) -> tuple[Chain, State]:
     """The chain of a network's body, and its first state in the chain's layout."""
     chain = net.body.bind(net.body.tensors())

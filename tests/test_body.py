@@ -174,6 +174,14 @@ def test_a_state_without_a_dimension_of_samples():
     assert compare(net, torch.randn(2, 4, 4, dtype=torch.float64), EXACT).worst < 1e-12
 
 
+def test_state_of_one_dimension():
+    """No dimension of samples, in a chain of one module for all steps: folded nowhere."""
+    torch.manual_seed(0)
+    body = lp.chain(residual_block(4, 3), 12, T=1.0, tied=True)
+    net = lp.Network(nn.Linear(3, 4), body, nn.Linear(4, 2)).double()
+    assert compare(net, torch.randn(3, dtype=torch.float64), EXACT).worst < 1e-12
+
+
 class Noisy(nn.Module):
     """Dropout hidden in a forward."""
 

@@ -54,6 +54,12 @@ SOLVERS: dict[str, Solver] = {
     "parareal": lp.Parareal(4, 9, 9, first_down=True),
     "adjoint alone": lp.Split(lp.Serial(), lp.MGRIT(coarsening=4, adjoint_cycles=9)),
     "forward alone": lp.Split(lp.MGRIT(coarsening=4, forward_cycles=9), lp.Serial()),
+    "adjoint alone, recompute": lp.Split(
+        lp.Serial("recompute"), lp.MGRIT(coarsening=4, adjoint_cycles=9, memory="recompute")
+    ),
+    "forward alone, recompute": lp.Split(
+        lp.MGRIT(coarsening=4, forward_cycles=9, memory="recompute"), lp.Serial("recompute")
+    ),
 }
 
 

@@ -1,18 +1,27 @@
 """One differentiable operation: what autograd's users may do with it, and what they may not."""
 
 import gc
-import math
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from problems import BY_NAME, PROBLEMS, Block, compare, pull_back, residual_block, twin_gradients
+from problems import (
+    BY_NAME,
+    PROBLEMS,
+    Block,
+    batch,
+    compare,
+    gradients,
+    pull_back,
+    small,
+    twin_gradients,
+)
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional
 
 import layerparallel as lp
 from layerparallel.dense import DenseAdjoint
@@ -21,21 +30,6 @@ from layerparallel.propagate import Solver
 EXACT = lp.MGRIT(coarsening=3, forward_cycles=5, adjoint_cycles=5)
 FEW = lp.MGRIT(coarsening=4, forward_cycles=2, adjoint_cycles=2)
 BOTH_MEMORIES: list[Any] = ["store", "recompute"]
-
-
-def dense(solver: Solver = EXACT, depth: int = 12, width: int = 4, **options: Any) -> lp.Network:
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {"T": 2.0} | options
-    body = lp.chain(lp.Dense(width), depth, **settings)
-    return lp.Network(nn.Linear(3, width), body, nn.Linear(width, 2), solver).double()
-
-
-def batch(size: int = 5, seed: int = 1) -> Tensor:
-    return torch.randn(size, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def gradients(net: nn.Module) -> list[Tensor]:
-    return [p.grad.clone() for p in net.parameters() if p.grad is not None]
 
 
 def assert_multiple(found: list[Tensor], factor: float, single: list[Tensor]) -> None:
@@ -101,7 +95,7 @@ def test_retain_graph(name: str, memory: Any):
 
 @pytest.mark.parametrize("solver", [lp.Serial(), FEW], ids=["serial", "mgrit"])
 def test_second_backward_without_retain_graph_is_autograds_own_error(solver: Solver):
-    net = dense(solver)
+    net = small(solver)
     loss = net(batch()).sum()
     loss.backward()
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
@@ -109,7 +103,7 @@ def test_second_backward_without_retain_graph_is_autograds_own_error(solver: Sol
 
 
 def test_one_batch_six_times_gives_six_times_its_gradient():
-    net, x = dense(FEW), batch()
+    net, x = small(FEW), batch()
     net(x).square().sum().backward()
     once = gradients(net)
     residuals = net.solution.residuals if net.solution else []
@@ -121,7 +115,7 @@ def test_one_batch_six_times_gives_six_times_its_gradient():
 
 
 def test_parameters_changed_between_forward_and_backward_are_noticed():
-    net = dense()
+    net = small(EXACT)
     loss = net(batch()).sum()
     with torch.no_grad():
         net.body.get_parameter("layer.weight").mul_(2)
@@ -130,7 +124,7 @@ def test_parameters_changed_between_forward_and_backward_are_noticed():
 
 
 def test_gradient_of_a_part_alone():
-    net, x = dense(), batch()
+    net, x = small(EXACT), batch()
     pull_back(net, x)
     weight = net.body.get_parameter("layer.weight")
     expected = weight.grad
@@ -141,7 +135,7 @@ def test_gradient_of_a_part_alone():
 
 
 def test_frozen_body_passes_gradients_through():
-    for net in (dense(), BY_NAME["block"].network(12), BY_NAME["tied"].network(12)):
+    for net in (small(EXACT), BY_NAME["block"].network(12), BY_NAME["tied"].network(12)):
         net.solver = EXACT
         net.body.requires_grad_(False)
         net(batch()).sum().backward()
@@ -164,7 +158,7 @@ def test_frozen_part_of_a_template():
 
 
 def test_second_derivatives_are_refused():
-    net, x = dense(), batch().requires_grad_()
+    net, x = small(EXACT), batch().requires_grad_()
     with pytest.raises(RuntimeError, match="create_graph=True"):
         torch.autograd.grad(net(x).sum(), x, create_graph=True)
 
@@ -180,12 +174,12 @@ def test_second_derivatives_are_refused():
 )
 def test_torch_func_is_refused(transform: Callable[[nn.Module], Callable[[Tensor], Any]]):
     with pytest.raises(RuntimeError, match="to_serial"):
-        transform(dense())(batch())
+        transform(small(EXACT))(batch())
 
 
 def test_second_derivatives_of_the_serial_twin():
     """The remedy that the error names."""
-    twin, x = dense().to_serial(), batch().requires_grad_()
+    twin, x = small(EXACT).to_serial(), batch().requires_grad_()
     (g,) = torch.autograd.grad(twin(x).square().sum(), x, create_graph=True)
     g.square().sum().backward()
     assert x.grad is not None
@@ -310,6 +304,17 @@ def test_small_steps_are_not_lost_under_autocast():
         assert float(end.detach()) == pytest.approx(2.0, rel=1e-3)
 
 
+def test_step_function_that_returns_bf16_under_autocast():
+    """The state keeps its dtype whatever the step computes in."""
+    net = lp.Network(None, lp.chain(lambda u, t, dt: functional.linear(u, torch.eye(3)), 9), None)
+    x = torch.full((2, 3), 1 + 2**-9)  # bf16 has no such number
+    for solver in (lp.Serial(), FEW):
+        with net.solved_by(solver), torch.autocast("cpu", dtype=torch.bfloat16):
+            end = net(x)
+        assert end.dtype == torch.float32
+        assert torch.equal(end, torch.ones(2, 3))
+
+
 def test_autocast_is_restored_in_backward():
     """Backward is called outside the autocast region, and recomputes inside it."""
     seen: list[bool] = []
@@ -393,7 +398,7 @@ def test_serial_training_keeps_what_backward_needs_and_frees_it():
 
 @pytest.mark.parametrize("memory", BOTH_MEMORIES)
 def test_a_loss_that_is_kept_keeps_no_states(memory: Any):
-    net = dense(lp.MGRIT(coarsening=3, memory=memory))
+    net = small(lp.MGRIT(coarsening=3, memory=memory))
     losses = [net(batch()).sum() for _ in range(3)]
     held = [o for o in gc.get_objects() if type(o) is DenseAdjoint and o._departures]
     assert len(held) == 3
@@ -447,220 +452,3 @@ def test_memory_policies_agree(name: str):
         y, x = pull_back(net, problem.input(29))
         found.append([y, x, *gradients(net)])
     assert_multiple(found[1], 1, found[0])
-
-
-# ---- guard ---------------------------------------------------------------------------------------
-
-
-def steep() -> lp.Network:
-    """Weights for which a coarse step says nothing about the fine ones."""
-    net = dense(lp.MGRIT(coarsening=8), 32, h=1.0, T=None, initial="independent")
-    with torch.no_grad():
-        net.body.get_parameter("layer.weight").mul_(4)
-    return net
-
-
-def test_guard_falls_back_to_serial():
-    net = steep()
-    with pytest.warns(RuntimeWarning, match="propagated serially"):
-        errors = compare(net, batch(), net.solver)
-    assert errors.worst < 1e-9
-    assert net.solution is not None
-    assert net.adjoint_solution is not None
-    fallbacks = [net.solution.fallback, net.adjoint_solution.fallback]
-    assert fallbacks[0] is not None
-    assert net.fallbacks == sum(f is not None for f in fallbacks)
-    assert net.solution.residuals  # what it saw
-    assert net.solution.evaluations[0] >= 2 * 32  # both solves are counted
-
-
-def test_guard_can_be_switched_off():
-    net = steep()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        errors = compare(net, batch(), lp.MGRIT(coarsening=8, guard=False))
-    assert errors.worst > 1e-3
-    assert net.fallbacks == 0
-
-
-def test_guard_leaves_a_good_iteration_alone():
-    net = dense(FEW, 32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        net(batch()).sum().backward()
-    assert net.fallbacks == 0
-    assert net.solution is not None
-    assert net.solution.fallback is None
-
-
-def test_guard_in_the_adjoint_alone():
-    """A forward chain of small states may have a stiff adjoint: it has its own guard."""
-    net = steep()
-    net.solver = lp.Split(lp.Serial(), lp.MGRIT(coarsening=8, adjoint_cycles=1))
-    with pytest.warns(RuntimeWarning, match="adjoint solve"):
-        errors = compare(net, batch(), net.solver)
-    assert errors.worst < 1e-9
-    assert net.fallbacks == 1
-
-
-# ---- warm starts ---------------------------------------------------------------------------------
-
-WARM = lp.MGRIT(coarsening=4, forward_cycles=1, adjoint_cycles=1, warm_start=True)
-
-
-def test_warm_start_goes_on_from_the_last_states():
-    net, x = dense(WARM, 32), batch()
-    forward, adjoint = [], []
-    for _ in range(8):
-        net.zero_grad()
-        net(x).sum().backward()
-        assert net.solution is not None
-        assert net.adjoint_solution is not None
-        forward.append(net.solution.residuals[-1])
-        adjoint.append(net.adjoint_solution.residuals[-1])
-    for residuals in (forward, adjoint):
-        assert residuals[1] < residuals[0] / 3
-        assert residuals[-1] < 1e-9 * residuals[0]
-    cold = dense(lp.Serial(), 32)
-    cold(x).sum().backward()
-    for a, b in zip(gradients(net), gradients(cold), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-
-
-def test_warm_starts_by_key():
-    net = dense(WARM, 32)
-    residuals: dict[str, list[float]] = {"a": [], "b": []}
-    for _ in range(3):
-        for seed, key in enumerate(residuals):
-            net(batch(seed=seed), key=key)
-            assert net.solution is not None
-            residuals[key].append(net.solution.residuals[-1])
-    for found in residuals.values():
-        assert found[2] < found[1] < found[0]
-    net.forget_guesses()
-    net(batch(seed=0), key="a")
-    assert net.solution is not None
-    assert net.solution.residuals[-1] == residuals["a"][0]
-
-
-def test_warm_start_of_a_smaller_batch_and_of_another_coarsening():
-    """What does not fit is not started from."""
-    net = dense(WARM, 32)
-    for size, solver in (
-        (5, WARM),
-        (3, WARM),
-        (5, WARM),
-        (5, lp.MGRIT(coarsening=8, warm_start=True)),
-        (5, lp.MGRIT(levels=3, coarsening=4, warm_start=True)),
-    ):
-        net.solver = solver
-        net(batch(size)).sum().backward()
-    cold = dense(lp.MGRIT(coarsening=8), 32)
-    net.solver = lp.MGRIT(coarsening=8, warm_start=True)
-    torch.testing.assert_close(net(batch()), cold(batch()), rtol=0, atol=0)
-
-
-def test_warm_start_of_one_direction_alone():
-    net, x = dense(lp.Split(WARM, lp.MGRIT(coarsening=4)), 32), batch()
-    found = []
-    for _ in range(2):
-        net(x).sum().backward()
-        assert net.adjoint_solution is not None
-        found.append(net.adjoint_solution)
-    assert len(found[0].residuals) == len(found[1].residuals)
-    assert found[1].residuals[-1] > 0.2 * found[0].residuals[-1]
-
-
-@pytest.mark.parametrize("guard", [True, False])
-def test_warm_start_recovers_from_an_overflow(guard: bool):
-    """An infinite loss must not poison the batches after it."""
-    net, x = dense(lp.MGRIT(coarsening=4, warm_start=True, guard=guard), 32), batch()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        (net(x).sum() * math.inf).backward()
-    net.zero_grad()
-    net(x).sum().backward()
-    assert net.adjoint_solution is not None
-    assert net.adjoint_solution.finite
-    assert all(bool(torch.isfinite(g).all()) for g in gradients(net))
-
-
-# ---- what a solution tells -----------------------------------------------------------------------
-
-
-def test_solution_fields():
-    net = dense(lp.MGRIT(levels=3, coarsening=4, forward_cycles=3, adjoint_cycles=2), 35)
-    assert net.solution is None
-    y = net(batch())
-    solution = net.solution
-    assert solution is not None
-    assert net.adjoint_solution is None
-    y.sum().backward()
-    adjoint = net.adjoint_solution
-    assert adjoint is not None
-    assert len(solution.residuals) == 3
-    assert len(solution.corrections) == 2
-    assert len(adjoint.residuals) == 2
-    assert solution.residuals[2] < solution.residuals[1] < solution.residuals[0]
-    assert solution.convergence_factor == pytest.approx(
-        (solution.residuals[2] / solution.residuals[0]) ** 0.5
-    )
-    assert 0 < solution.relative_residual < 1e-2
-    assert solution.finite
-    assert solution.converged
-    assert len(solution.evaluations) == 3
-    assert solution.step_evaluations == sum(solution.evaluations)
-    assert solution.points is not None
-    assert solution.points[0].shape[0] == 9
-
-
-def test_serial_solution_fields():
-    net = dense(lp.Serial(), 35)
-    net(batch()).sum().backward()
-    for solution in (net.solution, net.adjoint_solution):
-        assert solution is not None
-        assert solution.evaluations == [35]
-        assert solution.residuals == []
-        assert solution.relative_residual == 0
-        assert solution.convergence_factor is None
-        assert solution.points is None
-
-
-def test_tolerance_stops_the_cycles_and_says_whether_it_was_met():
-    net = dense(depth=64)
-    net.solver = lp.MGRIT(coarsening=4, tolerance=1e-6, forward_cycles=12, adjoint_cycles=12)
-    net(batch()).sum().backward()
-    for solution in (net.solution, net.adjoint_solution):
-        assert solution is not None
-        assert solution.converged
-        assert solution.relative_residual <= 1e-6
-        assert 2 <= len(solution.residuals) < 12
-    net.solver = lp.MGRIT(coarsening=4, tolerance=1e-12, forward_cycles=2, adjoint_cycles=2)
-    net(batch()).sum().backward()
-    for solution in (net.solution, net.adjoint_solution):
-        assert solution is not None
-        assert not solution.converged
-        assert len(solution.residuals) == 2
-
-
-def test_norm_of_residuals_is_a_parameter():
-    def largest(state: tuple[Tensor, ...]) -> Tensor:
-        return torch.stack([part.abs().max() for part in state]).max()
-
-    net, x = dense(FEW, 32), batch()
-    net(x)
-    two = net.solution
-    net.solver = lp.MGRIT(coarsening=4, norm=largest)
-    net(x)
-    assert two is not None
-    assert net.solution is not None
-    for a, b in zip(net.solution.residuals, two.residuals, strict=True):
-        assert a < b < a * math.sqrt(8 * 4 * 5)
-
-
-def test_state_of_one_dimension():
-    """No dimension of samples, in a chain of one module for all steps: folded nowhere."""
-    torch.manual_seed(0)
-    body = lp.chain(residual_block(4, 3), 12, T=1.0, tied=True)
-    net = lp.Network(nn.Linear(3, 4), body, nn.Linear(4, 2)).double()
-    assert compare(net, torch.randn(3, dtype=torch.float64), EXACT).worst < 1e-12
