@@ -1,7 +1,12 @@
 """Errors that the user of a run can mend."""
 
+import dataclasses
 import difflib
+import functools
 from collections.abc import Iterable
+from typing import Any, TypeVar
+
+Settings = TypeVar("Settings")
 
 
 class InputError(ValueError):
@@ -16,3 +21,23 @@ class UnknownNameError(InputError):
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
         remedy = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(known) or 'none'}."
         super().__init__(f"There is no {what} {name!r}: {remedy}")
+
+
+def named_options(settings: type[Settings]) -> type[Settings]:
+    """A dataclass whose unknown options are refused with the nearest known one."""
+    known = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    plain = settings.__init__
+
+    @functools.wraps(plain)
+    def checked(self: Settings, *values: Any, **options: Any) -> None:
+        for name in options:
+            if name not in known:
+                raise UnknownOptionError(f"option of {settings.__name__}", name, known)
+        plain(self, *values, **options)
+
+    settings.__init__ = checked  # type: ignore[method-assign]
+    return settings
+
+
+class UnknownOptionError(UnknownNameError, TypeError):
+    """An unknown keyword; a TypeError, too, as Python's own."""

@@ -347,3 +347,13 @@ def test_input_per_step_of_another_depth():
         with pytest.raises(ValueError, match="input per step") as error:
             net(torch.randn(steps, 2, 3))
         named(error, steps, 12)
+
+
+def test_unknown_options_suggest_the_nearest() -> None:
+    for make, near in (
+        (lambda: lp.MGRIT(coarsenig=3), "coarsening"),  # type: ignore[call-arg]
+        (lambda: lp.Serial(memori="store"), "memory"),  # type: ignore[call-arg]
+        (lambda: lp.Parareal(foward_cycles=3), "forward_cycles"),
+    ):
+        with pytest.raises(TypeError, match=f"did you mean '{near}'"):
+            make()

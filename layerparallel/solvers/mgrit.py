@@ -33,7 +33,7 @@ from ..chain import (
     state_map,
     two_norm,
 )
-from ..errors import UnknownNameError
+from ..errors import UnknownNameError, named_options
 from ..solution import Solution
 from .serial import MEMORY, Serial
 
@@ -46,6 +46,7 @@ CHOICES = {
 }
 
 
+@named_options
 @dataclass(frozen=True)
 class MGRIT:
     """Layer-parallel multigrid for the forward and the adjoint propagation.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..chain import Adjoint, Chain, Intervals, State
-from ..errors import UnknownNameError
+from ..errors import UnknownNameError, named_options
 from ..solution import Solution
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def segments(chain: Chain, parts: int) -> list[Intervals]:
     return pieces[::-1] if chain.reverse else pieces
 
 
+@named_options
 @dataclass(frozen=True)
 class Serial:
     """One step after the other: ``u[n+1] = Phi_n(u[n])``, exact.
