@@ -133,16 +133,19 @@ class DenseChain(Chain):
         return (x,)
 
     @cached_property
-    def picard(self) -> tuple[Tensor, Tensor] | None:
-        """For the picard coarse operator, of all values F of a step: mixing and constant part.
+    def picard(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """For the picard coarse operator: mixing, what it makes of the constant part of F, transpose.
 
-        (s, s) and (s, 1), both times r = M h / s and the activation's scale.
+        The first two, (1, s, s) and (s, 1), are times r = M h / s and the activation's scale; the
+        third is what the adjoint of ``r F`` is mixed by.
         """
         if self.span == 1 or self.operator.kind != "picard":
             return None
         act = self.activation
-        mixing = self.operator.mixing(self.span, self.weight).mul_(self.reach * act.scale)
-        return mixing * act.gain, mixing.sum(1, keepdim=True).mul_(act.shift)
+        mixing = self.operator.mixing(self.span, self.weight)
+        forth = mixing * (self.reach * act.scale * act.gain)
+        constant = mixing.sum(1, keepdim=True).mul_(self.reach * act.scale * act.shift)
+        return forth[None], constant, (mixing.t() * (self.reach * act.slope)).contiguous()[None]
 
     def iterate(self, weight: Tensor, z: Tensor, inner: Tensor) -> Tensor:
         """The pre-activations z (count, s width, samples) of the first Picard iterate, or the second.
@@ -151,15 +154,12 @@ class DenseChain(Chain):
         """
         if self.picard is None:
             return z
+        mixing, constant, _ = self.picard
         layers, (count, rows, samples) = self.layers, z.shape
-        inner.copy_(z)
-        value = self.activation.value(inner, inner)
-        mixing, constant = self.picard
-        values = value.view(count, layers, -1)
-        shifts = torch.baddbmm(constant, mixing.expand(count, -1, -1), values)
+        value = self.activation.value(z, inner).view(count, layers, -1)
+        shifts = torch.baddbmm(constant, mixing.expand(count, -1, -1), value)
         apart = (count * layers, rows // layers)
-        single = weight.reshape(*apart, -1)
-        z.view(*apart, samples).baddbmm_(single, shifts.view(*apart, samples))
+        z.view(*apart, samples).baddbmm_(weight.reshape(*apart, -1), shifts.view(*apart, samples))
         return z
 
     def _behind(self, length: int, start: int, like: Tensor) -> Tensor:
@@ -279,10 +279,8 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
         apart = (count * layers, rows // layers)
         turned = weight.transpose(1, 2).reshape(*apart, -1).transpose(1, 2)
         flowing = torch.bmm(turned, p.view(*apart, samples)).view(count, layers, -1)
-        # mixing has the forward scale and gain; the adjoint of r F needs r slope
-        mixing = chain.picard[0].t().mul(act.slope / (act.scale * act.gain))
-        mixed = torch.bmm(mixing.expand(count, -1, -1), flowing).view(p.shape)
-        p.add_(act.pull(mixed, inner, torch.empty_like(mixed)))
+        mixed = torch.bmm(chain.picard[2].expand(count, -1, -1), flowing).view(p.shape)
+        p.add_(act.pull(mixed, inner, mixed))
 
     def _gather(self, tape: _DenseTape, over: Intervals, pulled: Tensor, slope: float) -> None:
         """All parameter gradients in one batched product: ``h (sigma' lambda) u^T`` and its row sums."""

@@ -71,12 +71,15 @@ def rounds(
 ) -> list[list[float]]:
     """Milliseconds of every function, timed in turn, A B A B, after one round to warm up.
 
-    What drifts while they run (clock rates, other processes) then meets all of them alike.
+    What drifts while they run (clock rates, other processes) then meets all of them alike. A turn is
+    one call that is not timed, which fetches the function's data into the caches as the step before
+    does in a training loop, and one that is.
     """
     synchronise = torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
     times: list[list[float]] = [[] for _ in functions]
     for repeat in range(repeats + 1):
         for function, mine in zip(functions, times, strict=True):
+            function()
             synchronise()
             start = time.perf_counter()
             function()

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch._dynamo.config
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -320,6 +321,7 @@ def measure(case: Case, weights: str, args: argparse.Namespace) -> list[dict[str
 
 
 def main(argv: list[str] | None = None) -> int:
+    torch._dynamo.config.recompile_limit = 256  # one for every batch, step size and thread count
     parser = argparse.ArgumentParser(prog="layerparallel bench gradient", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
     parser.add_argument("--case", nargs="+", choices=[c.name for c in CASES], help="only these")
