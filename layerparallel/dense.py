@@ -182,6 +182,8 @@ class _DenseTape:
     drift: float
     inner: Tensor | None = None
     """Derivatives of the first Picard iterate."""
+    taken: bool = False
+    """Inputs and derivatives are from the workspace, and no views of other states."""
 
 
 class DenseAdjoint(TapedAdjoint[_DenseTape]):
@@ -216,7 +218,7 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
             torch.add(x_at[j], act.value(z, z), alpha=gain, out=x_at[j + 1])
         if drift:
             arrivals.add_(drift * over.length)
-        return _DenseTape(inputs, saved, arrivals, drift)
+        return _DenseTape(inputs, saved, arrivals, drift, taken=True)
 
     def _visited(self, tape: _DenseTape, over: Intervals) -> list[State]:
         passed = [(x + j * tape.drift,) for j, x in enumerate(tape.inputs.unbind(0))]
@@ -226,7 +228,8 @@ class DenseAdjoint(TapedAdjoint[_DenseTape]):
         return (tape.arrivals,)
 
     def _release(self, tape: _DenseTape) -> None:
-        self.chain.workspace.give(tape.inputs, tape.saved)
+        if tape.taken:
+            self.chain.workspace.give(tape.inputs, tape.saved)
 
     def _pull(
         self,
