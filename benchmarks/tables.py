@@ -1,4 +1,4 @@
-"""Results as Markdown: python benchmarks/tables.py benchmarks/results/*.json"""
+"""Results as Markdown: python benchmarks/tables.py benchmarks/results/*.json."""
 
 from __future__ import annotations
 
