@@ -7,7 +7,7 @@ third of the time of as many single ones. Large states fill the machine one by o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .activations import Activation
-from .chain import Chain, CoarseOperator, Intervals, State
+from .chain import Intervals, State
+from .closed_form import ClosedFormChain
 from .taped import TapedAdjoint
 from .workspace import Workspace
 
@@ -186,28 +186,8 @@ def _backward(p: Tensor, x: Tensor, weight: Tensor, groups: int, mask: Mask) -> 
 
 
 @dataclass(frozen=True)
-class ConvolutionChain(Chain):
-    """A chain of `Convolution` layers.
-
-    Args:
-        weight: (N, channels, channels, k, k) of the finest level.
-        bias: (N, channels).
-        step_size: h of the finest level.
-        span: finest steps per step of this level.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    activation: Activation
-    steps: int
-    step_size: float
-    span: int = 1
-    operator: CoarseOperator = CoarseOperator()
-    workspace: Workspace = Workspace()
-
-    def coarsen(self, factor: int, operator: CoarseOperator) -> ConvolutionChain:
-        span = self.span * factor
-        return replace(self, steps=self.steps // factor, span=span, operator=operator)
+class ConvolutionChain(ClosedFormChain):
+    """A chain of `Convolution` layers: weight (N, C, C, k, k), bias (N, C)."""
 
     def linearise(self, groups: int = 1) -> ConvolutionAdjoint:
         return ConvolutionAdjoint(self, groups=groups)
@@ -220,11 +200,6 @@ class ConvolutionChain(Chain):
                 f"{channels} channels; let the opening return one tensor (B, {channels}, H, W)"
             )
         return super().pack(u)
-
-    @cached_property
-    def layers(self) -> int:
-        """Layers s evaluated in one step: more than one for some coarse operators."""
-        return self.operator.groups(self.span) if self.span > 1 else 1
 
     @cached_property
     def stacks(self) -> State:
@@ -243,11 +218,6 @@ class ConvolutionChain(Chain):
         if self.span == 1 or self.operator.kind != "picard":
             return None
         return self.operator.mixing(self.span, self.weight).mul_(self.reach)
-
-    @property
-    def reach(self) -> float:
-        """h of this level, per layer evaluated."""
-        return self.step_size * self.span / self.layers
 
     def layout(self, u: Tensor) -> Layout:
         """How states (intervals, samples, C, H, W) are best convolved."""

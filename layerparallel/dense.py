@@ -6,41 +6,20 @@ dimension of every product, which for narrow layers is several times as fast as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .activations import Activation
-from .chain import Chain, CoarseOperator, Intervals, State
+from .chain import Intervals, State
+from .closed_form import ClosedFormChain
 from .taped import TapedAdjoint
-from .workspace import Workspace
 
 
 @dataclass(frozen=True)
-class DenseChain(Chain):
-    """A chain of `Dense` layers.
-
-    Args:
-        weight: (N, width, width) of the finest level.
-        bias: (N, width).
-        step_size: h of the finest level.
-        span: finest steps per step of this level.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    activation: Activation
-    steps: int
-    step_size: float
-    span: int = 1
-    operator: CoarseOperator = CoarseOperator()
-    workspace: Workspace = Workspace()
-
-    def coarsen(self, factor: int, operator: CoarseOperator) -> DenseChain:
-        span = self.span * factor
-        return replace(self, steps=self.steps // factor, span=span, operator=operator)
+class DenseChain(ClosedFormChain):
+    """A chain of `Dense` layers: weight (N, width, width), bias (N, width)."""
 
     def linearise(self, groups: int = 1) -> DenseAdjoint:
         return DenseAdjoint(self, groups=groups)
@@ -58,11 +37,6 @@ class DenseChain(Chain):
         return (u[0].squeeze(0).t().reshape(like[0].shape).contiguous(),)
 
     @cached_property
-    def layers(self) -> int:
-        """Layers s evaluated in one step: more than one for some coarse operators."""
-        return self.operator.groups(self.span) if self.span > 1 else 1
-
-    @cached_property
     def stacks(self) -> State:
         """Of this level: weight (steps, s width, width), bias (steps, s width, 1), row sums of weight.
 
@@ -75,11 +49,6 @@ class DenseChain(Chain):
         scale = self.activation.scale
         rows = weight.sum(-1, keepdim=True).mul_(scale) if self.activation.shift else bias
         return weight, bias.unsqueeze(-1) * scale, rows
-
-    @property
-    def reach(self) -> float:
-        """h of this level, per layer evaluated."""
-        return self.step_size * self.span / self.layers
 
     @property
     def drift(self) -> float:

@@ -13,7 +13,8 @@ PACKAGE = Path(layerparallel.__file__).parent
 # From the ground up; a module imports only from rows below its own, or from its own row.
 ROWS = [
     {"errors", "chain", "checks", "workspace", "measure"},
-    {"solution", "integrators", "fields", "taped", "activations", "convolution", "dense", "layers"},
+    {"solution", "integrators", "fields", "taped", "activations"},
+    {"closed_form", "convolution", "dense", "layers"},
     {"generic", "solvers", "cost"},
     {"propagate", "body", "stacking"},
     {"network"},

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ def cycles_needed(residuals: list[float]) -> int | None:
     return next((k for k, r in enumerate(residuals) if r <= TARGET * residuals[0]), None)
 
 
-def measure(depth: int, relaxation: int | tuple[int, ...], most: int) -> dict[str, object]:
+def measure(depth: int, relaxation: int | tuple[int, ...], most: int) -> dict[str, Any]:
     torch.manual_seed(0)
     body = lp.chain(lp.Dense(8), depth, T=5.0, initial="smooth")
     net = lp.Network(None, body, None, solver=solver(relaxation, most)).double()

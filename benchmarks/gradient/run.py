@@ -274,14 +274,14 @@ def choose(
     return good[times.index(min(times))]
 
 
-def measure(case: Case, weights: str, args: argparse.Namespace) -> list[dict[str, object]]:
+def measure(case: Case, weights: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of one case on one kind of weights: one per seed, with the shortcut beside it."""
     torch.set_num_threads(case.threads)
     nets = [network(case, weights, seed).to(args.device) for seed in range(args.seeds)]
     data = [batch_of(case, seed, args.device) for seed in range(args.seeds)]
     exact = [exact_gradient(net, x, y) for net, (x, y) in zip(nets, data, strict=True)]
     solver, errors = choose(case, nets, data, exact)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for seed, (net, (x, y), reference, error) in enumerate(zip(nets, data, exact, errors, strict=True)):
         serial = net.to_serial()
         baselines = {"eager": gradient_of(serial, x, y)}
@@ -333,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.quick:
         args.seeds, args.repeats, args.no_compile = 1, 3, True
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for case in CASES:
         if args.case and case.name not in args.case:
             continue
@@ -356,7 +356,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def line(row: dict[str, object]) -> str:
+def line(row: dict[str, Any]) -> str:
     return (
         f"{row['case']:22} {row['weights']:12} seed {row['seed']}  {row['baseline']:>22} "
         f"{row['baseline_ms']:8.2f} ms  ours {row['ours_ms']:7.2f} ms  {row['ratio']:5.2f}x  "
@@ -365,12 +365,12 @@ def line(row: dict[str, object]) -> str:
     )
 
 
-def summary(rows: list[dict[str, object]]) -> None:
+def summary(rows: list[dict[str, Any]]) -> None:
     print(f"\ntorch {torch.__version__}, {platform.machine()}, Python {platform.python_version()}")
     print(f"{'case':24} {'worst':>7} {'at least':>9} {'aim':>6}")
     for name in dict.fromkeys(str(row["case"]) for row in rows):
         mine = [row for row in rows if row["case"] == name]
-        worst = min(mine, key=lambda row: float(row["ratio"]))  # type: ignore[arg-type]
+        worst = min(mine, key=lambda row: float(row["ratio"]))
         print(f"{name:24} {worst['ratio']:6.2f}x {worst['at_least']:8}x {worst['aim']:5}x")
 
 

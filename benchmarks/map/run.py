@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,7 +45,7 @@ def settings(depth: int) -> list[lp.MGRIT]:
     return found
 
 
-def cell(depth: int, width: int, batch: int, device: str, repeats: int) -> dict[str, object]:
+def cell(depth: int, width: int, batch: int, device: str, repeats: int) -> dict[str, Any]:
     torch.manual_seed(0)
     body = lp.chain(lp.Dense(width), depth, T=1.0, initial="independent")
     net = lp.Network(None, body, None).to(device)
@@ -92,7 +93,7 @@ def cell(depth: int, width: int, batch: int, device: str, repeats: int) -> dict[
     }
 
 
-def plot(rows: list[dict[str, object]], file: Path) -> None:
+def plot(rows: list[dict[str, Any]], file: Path) -> None:
     """One panel a depth: MGRIT's ratio as colour and number, that of `Serial()` small below it."""
     import matplotlib
 
@@ -100,9 +101,9 @@ def plot(rows: list[dict[str, object]], file: Path) -> None:
     from matplotlib import colors, patches
     from matplotlib import pyplot as plt
 
-    depths = sorted({int(r["depth"]) for r in rows})  # type: ignore[call-overload]
-    widths = sorted({int(r["width"]) for r in rows})  # type: ignore[call-overload]
-    batches = sorted({int(r["batch"]) for r in rows})  # type: ignore[call-overload]
+    depths = sorted({int(r["depth"]) for r in rows})
+    widths = sorted({int(r["width"]) for r in rows})
+    batches = sorted({int(r["batch"]) for r in rows})
     figure, axes = plt.subplots(
         1, len(depths), figsize=(4.2 * len(depths), 3.6), squeeze=False, layout="constrained"
     )
@@ -112,8 +113,8 @@ def plot(rows: list[dict[str, object]], file: Path) -> None:
         for row in rows:
             if row["depth"] != depth:
                 continue
-            i, j = widths.index(row["width"]), batches.index(row["batch"])  # type: ignore[arg-type]
-            ratio = float(row["ratio"])  # type: ignore[arg-type]
+            i, j = widths.index(row["width"]), batches.index(row["batch"])
+            ratio = float(row["ratio"])
             axis.add_patch(
                 patches.Rectangle((j - 0.5, i - 0.5), 1, 1, color=plt.get_cmap("RdBu")(norm(ratio)))
             )

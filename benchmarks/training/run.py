@@ -161,7 +161,7 @@ def step_times(points: LevelSets, seed: int) -> tuple[dict[str, float], float]:
     return dict(zip(baselines, theirs, strict=True)), mine
 
 
-def measure(seed: int, epochs: int) -> list[dict[str, object]]:
+def measure(seed: int, epochs: int) -> list[dict[str, Any]]:
     points = level_sets(seed=seed)
     baselines, ours_step = step_times(points, seed)
     name = min(baselines, key=lambda k: baselines[k])
@@ -179,8 +179,7 @@ def measure(seed: int, epochs: int) -> list[dict[str, object]]:
     batches = len(points.train_x) // BATCH
     serial_epoch = baselines[name] * batches / 1e3
 
-    def row(case: str, serial_seconds: float | None, our_seconds: float | None) -> dict[str, object]:
-        known = serial_seconds is not None and our_seconds is not None
+    def row(case: str, serial_seconds: float | None, our_seconds: float | None) -> dict[str, Any]:
         return {
             "case": case,
             "seed": seed,
@@ -188,7 +187,7 @@ def measure(seed: int, epochs: int) -> list[dict[str, object]]:
             "baseline": name,
             "baseline_ms": None if serial_seconds is None else serial_seconds * 1e3,
             "ours_ms": None if our_seconds is None else our_seconds * 1e3,
-            "ratio": serial_seconds / our_seconds if known else None,  # type: ignore[operator]
+            "ratio": serial_seconds / our_seconds if serial_seconds and our_seconds else None,
             "relative_error": None,
             "cosine": None,
         }
