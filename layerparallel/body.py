@@ -18,12 +18,23 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from .chain import Chain, State, state_map
-from .checks import refuse_random, refuse_stateful, same
+from .checks import no_buffer_changes, refuse_random, same
 from .errors import UnknownNameError
-from .fields import Function, Stacked, Tied, Unlike, as_given, as_state, takes_time
+from .fields import At, Function, Stacked, Tied, Unlike, Watched, as_given, as_state, takes_time
 from .generic import GenericChain
 from .integrators import INTEGRATORS
-from .stacking import INITIAL, Initial, from_layers, initial_stacks, replace_parameters, to_layers
+from .repeatable import BatchNorm, Statistics, batch_norms, commit
+from .stacking import (
+    INITIAL,
+    Initial,
+    from_layers,
+    initial_stacks,
+    is_alike,
+    replace_parameters,
+    stack_statistics,
+    statistics_of,
+    to_layers,
+)
 from .workspace import Workspace
 
 KEPT_BYTES = 1 << 30
@@ -51,6 +62,7 @@ def chain(
     h: float | None = None,
     integrator: Literal["euler", "rk4", "verlet", "block"] = "euler",
     tied: bool = False,
+    stacked: bool = False,
     initial: Initial = "smooth",
 ) -> Body:
     """A chain of `depth` steps ``u[n+1] = u[n] + h F(u[n], theta_n)`` as a module.
@@ -67,11 +79,14 @@ def chain(
         integrator: "euler", "rk4", "verlet" (F returns a pair), or "block" for a module that returns
             the next state itself (then h is 1).
         tied: the same parameters at every step.
+        stacked: a sequence of modules that are alike is not evaluated one by one: their parameters
+            are copied and stacked along depth, as those of a template are.
         initial: stacked parameters are drawn "smooth" in depth (two draws blended over depth), the
             same for all layers ("tied"), or independently for every layer ("independent").
 
     Raises:
-        ValueError: depth, T or h out of range, unknown integrator or initialisation.
+        ValueError: depth, T or h out of range, unknown integrator or initialisation, modules that
+            cannot be stacked.
         TypeError: the layer is none of the four kinds.
     """
     if integrator not in INTEGRATORS:
@@ -94,6 +109,10 @@ def chain(
     step_size = h if h is not None else (1.0 if T is None else T) / depth
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step size {step_size} is out of range; use a positive T or h")
+    if stacked and not several:
+        raise ValueError("stacked=True is for a sequence of modules; a single one is a template already")
+    if several and stacked:
+        return StackedBody.of(list(layer), step_size, integrator)  # type: ignore[arg-type]
     if several:
         return UnlikeBody(list(layer), step_size, integrator)  # type: ignore[arg-type]
     if isinstance(layer, type):
@@ -111,6 +130,28 @@ def chain(
     )
 
 
+@dataclass(frozen=True)
+class Habits:
+    """What the steps of a chain do in the present mode: draw dropout masks, note batch statistics."""
+
+    random: bool = False
+    statistics: bool = False
+
+    @classmethod
+    def of(cls, *watched: Watched | None) -> Habits:
+        """Those of fields that have evaluated every step."""
+        met = [w for w in watched if w is not None]
+        return cls(any(w.random for w in met), any(w.statistics for w in met))
+
+    @property
+    def any(self) -> bool:
+        return self.random or self.statistics
+
+    def key(self) -> int | None:
+        """A key for the masks of a propagation, from torch's global generator."""
+        return int(torch.randint(1 << 62, ())) if self.random else None
+
+
 class Body(nn.Module):
     """A chain's parameters. Attributes: `depth` (N), `h` (step size), `T` (h N), `integrator`."""
 
@@ -118,12 +159,18 @@ class Body(nn.Module):
         super().__init__()
         self.depth, self.h, self.integrator = depth, h, integrator
         self.workspace = Workspace(KEPT_BYTES)
-        self._examined: set[bool] = set()
-        self._field: Any = None  # made when first used, so that what it compiles is compiled once
+        self._examined: dict[tuple[bool, ...], Habits] = {}
+        self._fields: dict[Any, Any] = {}  # kept, so that what they compile is compiled once
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy makes its own field: that of the original evaluates the original's modules."""
-        return {**self.__dict__, "_field": None}
+        """A copy makes its own fields: those of the original evaluate the original's modules."""
+        return {**self.__dict__, "_fields": {}, "_examined": {}}
+
+    def _field(self, make: Callable[[], Any], *which: Any) -> Any:
+        """The field of these settings."""
+        if which not in self._fields:
+            self._fields[which] = make()
+        return self._fields[which]
 
     @property
     def T(self) -> float:
@@ -139,22 +186,47 @@ class Body(nn.Module):
         raise NotImplementedError
 
     def examine(self, u: State, inputs: State) -> None:
-        """Refuses steps that would go wrong silently, when first used in training and evaluation.
+        """Finds out which steps need care, and refuses those that would go wrong silently.
+
+        Done when first used in training and in evaluation, and when a part changes between the two.
 
         Raises:
-            ValueError: a step draws random numbers; a chain that takes none is given inputs.
+            ValueError: a step draws random numbers other than by dropout, or changes its buffers; a
+                chain that takes none is given inputs; a compiled step has dropout or batch norm.
         """
         if inputs and not isinstance(self, TiedBody):
             raise ValueError(
                 "the opening gives an input per step, which only a chain of one module for all "
                 "steps takes; make it by chain(module, depth, tied=True)"
             )
-        if self.training not in self._examined:
-            with torch.no_grad():
-                self._examine(u, inputs)
-            self._examined.add(self.training)
+        modes = self._modes()
+        if modes not in self._examined:
+            with torch.no_grad(), no_buffer_changes(self, "a step"):
+                self._examined[modes] = self._examine(u, inputs)
+            if self._examined[modes].any and getattr(self, "compiled", False):
+                raise ValueError(
+                    "a compiled step has dropout or batch norm in training, which are evaluated "
+                    "repeatedly with care; leave torch.compile out"
+                )
 
-    def _examine(self, u: State, inputs: State) -> None:
+    @property
+    def notes(self) -> bool:
+        """Whether a training forward has running statistics to commit."""
+        return any(isinstance(part, BatchNorm) and part.training for part in self.modules())
+
+    def _modes(self) -> tuple[bool, ...]:
+        return tuple(part.training for part in self.modules())
+
+    @property
+    def habits(self) -> Habits:
+        """Of the present mode; none where it was not examined, which only evaluation goes without."""
+        return self._examined.get(self._modes(), Habits())
+
+    def _examine(self, u: State, inputs: State) -> Habits:
+        raise NotImplementedError
+
+    def commit(self, statistics: Statistics) -> None:
+        """Takes batch statistics into the running ones, once for every step."""
         raise NotImplementedError
 
     def forward(self, *_: object) -> Tensor:
@@ -180,49 +252,109 @@ class Body(nn.Module):
 class StackedBody(Body):
     """Like steps with their own parameters: `layer` is the template, its parameters (N, ...)."""
 
-    def __init__(self, template: nn.Module, depth: int, h: float, integrator: str, initial: Initial):
+    def __init__(
+        self,
+        template: nn.Module,
+        depth: int,
+        h: float,
+        integrator: str,
+        initial: Initial = "smooth",
+        stacks: dict[str, Tensor] | None = None,
+    ):
         super().__init__(depth, h, integrator)
         template, self.compiled = uncompiled(template)
-        refuse_stateful(template)
         self.layer = copy.deepcopy(template)
-        stacks = initial_stacks(template, depth, initial)
-        places = {p: stacks[name] for name, p in self.layer.named_parameters()}
+        values = initial_stacks(template, depth, initial) if stacks is None else stacks
+        places = {p: values[name] for name, p in self.layer.named_parameters()}
         replace_parameters(self.layer, places.__getitem__)
-        self.names = tuple(stacks)
+        stack_statistics(self.layer, depth)
+        self.names = tuple(name for name, _ in template.named_parameters())
         self._register_state_dict_hook(to_layers)
         self.register_load_state_dict_pre_hook(from_layers)
+
+    @classmethod
+    def of(cls, modules: list[nn.Module], h: float, integrator: str) -> StackedBody:
+        """The stack of modules that are alike.
+
+        Raises:
+            ValueError: they are not, or share parameters.
+        """
+        for n, module in enumerate(modules):
+            if not is_alike(modules[0], module):
+                raise ValueError(
+                    f"modules 0 and {n} of the chain are not alike, so their parameters cannot be "
+                    "stacked; leave stacked=True out"
+                )
+        if len({p for m in modules for p in m.parameters()}) < sum(
+            len(list(m.parameters())) for m in modules
+        ):
+            raise ValueError(
+                "modules of the chain share parameters, which a stack would part; "
+                "leave stacked=True out, or use tied=True where all are one"
+            )
+        layers = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
+        stacks = {
+            name: torch.stack([layer[name].detach() for layer in layers])
+            for name, _ in modules[0].named_parameters()
+        }
+        body = cls(modules[0], len(modules), h, integrator, stacks=stacks)
+        for name, buffer in body.layer.named_buffers():
+            if name in statistics_of(body.layer):
+                buffer.copy_(torch.stack([layer[name] for layer in layers]))
+        return body.train(modules[0].training)
 
     def tensors(self) -> list[Tensor]:
         found = dict(self.layer.named_parameters())
         return [found[name] for name in self.names]
 
+    def _frozen(self) -> dict[str, Tensor]:
+        """Running statistics (N, C) of the batch norms that normalise by them."""
+        return {
+            f"{name}.{leaf}".lstrip("."): getattr(norm, leaf)
+            for name, norm in batch_norms(self.layer).items()
+            if not norm.training
+            for leaf in ("running_mean", "running_var")
+        }
+
     def bind(self, tensors: Sequence[Tensor]) -> Chain:
         closed = closed_chain(self.layer, dict(zip(self.names, tensors, strict=True)), self)
         if closed is not None:
             return closed
-        if self._field is None:
-            self._field = Stacked(self.layer, self.names, self.compiled)
+        frozen, habits = self._frozen(), self.habits
+        names, watched = (*self.names, *frozen), habits.any
         return GenericChain(
-            self._field,
+            self._field(lambda: Stacked(self.layer, names, self.compiled, watched), names, watched),
             INTEGRATORS[self.integrator],
-            own=tuple(tensors),
+            own=(*tensors, *frozen.values()),
             shared=(),
             steps=self.depth,
             step_size=self.h,
+            key=habits.key(),
+            statistics=Statistics() if habits.statistics else None,
         )
 
-    def _examine(self, u: State, inputs: State) -> None:
+    def _examine(self, u: State, inputs: State) -> Habits:
         if hasattr(self.layer, "closed_chain"):
-            return  # the layer's author vouches for it
-        field = Stacked(self.layer, self.names)
-        own = [p[:1] for p in self.tensors()]
-        one, t = tuple(a[None] for a in u), u[0].new_zeros(1)
-        refuse_random(lambda: field(one, own, (), None, t), type(self.layer).__name__)
+            return Habits()  # the layer's author vouches for it
+        frozen = self._frozen()
+        field = Stacked(self.layer, (*self.names, *frozen), watched=True)
+        own = [p[:1] for p in (*self.tensors(), *frozen.values())]
+        one, at = tuple(a[None] for a in u), At((0,), u[0].new_zeros(1), key=0)
+        refuse_random(lambda: field(one, own, (), at), type(self.layer).__name__)
+        return Habits.of(field.watched)
+
+    def commit(self, statistics: Statistics) -> None:
+        norms = batch_norms(self.layer)
+        for (name, _), (mean, variance) in statistics.gathered(self.depth).items():
+            commit(norms[name], mean, variance)
 
     def template(self, n: int) -> nn.Module:
-        """A copy of the template with the parameters of layer n."""
+        """A copy of the template with the parameters and running statistics of layer n."""
         single = copy.deepcopy(self.layer)
         replace_parameters(single, lambda stack: stack[n].detach().clone())
+        for norm in batch_norms(single).values():
+            for name, buffer in norm._buffers.items():
+                norm._buffers[name] = None if buffer is None else buffer[n].clone()
         return single
 
     def serial(self) -> nn.Module:
@@ -238,13 +370,10 @@ class TiedBody(Body):
     def __init__(self, module: nn.Module, depth: int, h: float, integrator: str):
         super().__init__(depth, h, integrator)
         module, self.compiled = uncompiled(module)
-        refuse_stateful(module)
         self.layer, self.folds = module, True
 
     def bind(self, tensors: Sequence[Tensor]) -> Chain:
         names = [name for name, _ in self.layer.named_parameters()]
-        if self._field is None or self._field.folds != self.folds:
-            self._field = Tied(self.layer, names, self.compiled, self.folds)
         inputs = tuple(tensors[: len(tensors) - len(names)])
         for x in inputs:
             if x.shape[0] != self.depth:
@@ -252,35 +381,52 @@ class TiedBody(Body):
                     f"the input per step has {x.shape[0]} steps and the chain {self.depth}; "
                     "give one (N, B, ...) with N the depth"
                 )
+        habits, folds = self.habits, self.folds
+        watched = habits.any
         return GenericChain(
-            self._field,
+            self._field(
+                lambda: Tied(self.layer, names, self.compiled, folds, watched), folds, watched
+            ),
             INTEGRATORS[self.integrator],
             own=inputs,
             shared=tuple(tensors[len(inputs) :]),
             steps=self.depth,
             step_size=self.h,
+            key=habits.key(),
+            statistics=Statistics() if habits.statistics else None,
         )
 
-    def _examine(self, u: State, inputs: State) -> None:
+    def _examine(self, u: State, inputs: State) -> Habits:
         names = [name for name, _ in self.layer.named_parameters()]
         shared = list(self.layer.parameters())
         t = u[0].new_zeros(2)
+        watching = Tied(self.layer, names, watched=True)
 
-        def value(states: State, first: int) -> State:
+        def value(states: State, first: int, field: Tied) -> State:
             count = states[0].shape[0]
             own = [x[first : first + count] for x in inputs]
-            return Tied(self.layer, names)(states, own, shared, None, t[:count])
+            return field(states, own, shared, At(range(first, first + count), t[:count], key=0))
 
         one = tuple(a[None] for a in u)
-        alone = refuse_random(lambda: value(one, 0), type(self.layer).__name__)
-        if self.depth == 1 or any(x.shape[0] != self.depth for x in inputs):
-            return
+        alone = refuse_random(lambda: value(one, 0, watching), type(self.layer).__name__)
+        habits = Habits.of(watching.watched)
+        if habits.any or self.depth == 1 or any(x.shape[0] != self.depth for x in inputs):
+            return habits
+        plain = Tied(self.layer, names)
         other = tuple(1 - 2 * a for a in one)
-        apart = state_map(_join, alone, value(other, 1))
+        apart = state_map(_join, alone, value(other, 1, plain))
         try:
-            self.folds = self.folds and same(apart, value(state_map(_join, one, other), 0))
+            both = value(state_map(_join, one, other), 0, plain)
+            self.folds = self.folds and same(apart, both)
         except RuntimeError:  # the state's first dimension is not that of samples
             self.folds = False
+        return habits
+
+    def commit(self, statistics: Statistics) -> None:
+        norms, gathered = batch_norms(self.layer), statistics.gathered(self.depth)
+        for n in range(self.depth):
+            for (name, _), (mean, variance) in gathered.items():
+                commit(norms[name], mean[n], variance[n])
 
     def serial(self) -> nn.Module:
         return SerialTied(copy.deepcopy(self.layer), self.depth, self.h, self.integrator)
@@ -292,7 +438,6 @@ class UnlikeBody(Body):
     def __init__(self, modules: list[nn.Module], h: float, integrator: str):
         super().__init__(len(modules), h, integrator)
         for module in modules:
-            refuse_stateful(module)
             if takes_time(module):
                 raise ValueError("unlike modules are not given a time t; keep it in the module")
         self.layers = nn.ModuleList(modules)
@@ -303,21 +448,32 @@ class UnlikeBody(Body):
         return [p for module in self.layers for p in module.parameters()]
 
     def bind(self, tensors: Sequence[Tensor]) -> Chain:
+        habits = self.habits
+        watched = habits.any
         return GenericChain(
-            Unlike(list(self.layers)),
+            self._field(lambda: Unlike(list(self.layers), watched), watched),
             INTEGRATORS[self.integrator],
             own=(),
             shared=tuple(tensors),
             steps=self.depth,
             step_size=self.h,
+            key=habits.key(),
+            statistics=Statistics() if habits.statistics else None,
         )
 
-    def _examine(self, u: State, inputs: State) -> None:
-        for n, module in enumerate(self.layers):
-            refuse_random(
-                lambda module=module, n=n: as_state(module(as_given(u)), f"the value of step {n}"),
-                f"step {n}",
-            )
+    def _examine(self, u: State, inputs: State) -> Habits:
+        field = Unlike(list(self.layers), watched=True)
+        assert field.watched is not None
+        one, tensors = tuple(a[None] for a in u), self.tensors()
+        for n in range(self.depth):
+            refuse_random(lambda n=n: field(one, (), tensors, At((n,), key=0)), f"step {n}")
+        return Habits.of(*field.watched)
+
+    def commit(self, statistics: Statistics) -> None:
+        norms = [batch_norms(module) for module in self.layers]
+        for (name, _), noted in statistics.ordered():
+            for (n,), mean, variance in noted:
+                commit(norms[n][name], mean[0], variance[0])
 
     def serial(self) -> nn.Module:
         return SerialBody(copy.deepcopy(list(self.layers)), self.h, self.integrator)
@@ -336,7 +492,7 @@ class FunctionBody(Body):
     def bind(self, tensors: Sequence[Tensor]) -> Chain:
         return GenericChain(Function(self.step), None, (), (), self.depth, self.h)
 
-    def _examine(self, u: State, inputs: State) -> None:
+    def _examine(self, u: State, inputs: State) -> Habits:
         time = u[0].new_zeros(())
         detached = tuple(a.detach() for a in u)
 
@@ -350,6 +506,7 @@ class FunctionBody(Body):
                 "the step function uses tensors that require a gradient, which a plain function "
                 "cannot be given; make it a module and pass that to chain"
             )
+        return Habits()
 
     def serial(self) -> nn.Module:
         return SerialFunction(self.step, self.depth, self.h)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -163,6 +164,18 @@ class CoarseOperator:
             return grouped.narrow(1, 0, 1)
         count = self.groups(span)
         return grouped if count == span else grouped.unflatten(1, (count, -1)).mean(2)
+
+
+class Recorder(Protocol):
+    """Takes the last sweep of a forward solve, whose states are the final ones."""
+
+    def record(self, u: State, over: Intervals) -> State:
+        """`advance` of the forward chain, remembered."""
+        ...
+
+    def restart(self) -> None:
+        """Forgets what was recorded, for another sweep to be recorded in its place."""
+        ...
 
 
 class Adjoint(Chain):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -13,22 +14,22 @@ SAME = 1e-2
 """Relative difference up to which two evaluations agree: rounding, but not a mask or a mean."""
 
 
-def refuse_stateful(module: nn.Module) -> None:
-    """Refuses layers whose repeated evaluation would change the result or their own statistics.
+@contextlib.contextmanager
+def no_buffer_changes(module: nn.Module, which: str) -> Iterator[None]:
+    """Watches the buffers of a module while its step is evaluated.
 
     Raises:
-        ValueError: batch norm with running statistics, or dropout.
+        ValueError: one has changed.
     """
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
+    before = [(name, b, b.clone()) for name, b in module.named_buffers()]
+    yield
+    for name, buffer, copy in before:
+        if not torch.equal(buffer, copy):
+            buffer.copy_(copy)
             raise ValueError(
-                f"{type(part).__name__} keeps running statistics, which repeated evaluation in a "
-                "solve would spoil; use LayerNorm or GroupNorm, or track_running_stats=False"
-            )
-        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
-            raise ValueError(
-                f"{type(part).__name__}(p={part.p}) draws another mask at every evaluation of a "
-                "step; use p=0"
+                f"{which} changes its buffer {name} when it is evaluated, and a solve evaluates a step "
+                "several times; of all layers with memory only batch norm is known here, so keep the "
+                "others out of the chain"
             )
 
 

@@ -167,11 +167,12 @@ def evaluate(run: Folder, json_: Annotated[Switch, tyro.conf.arg(name="json")] =
     plan = _recorded(run)
     torch.set_num_threads(plan.threads)
     network, data = _trained(plan, run), plan.data
+    x, y = data.validation_x, data.validation_y
     found = {
         "recipe": plan.recipe,
-        "validation_accuracy": accuracy(network, data.validation_x, data.validation_y),
+        "validation_accuracy": accuracy(network, x, y, prepare=plan.prepare),
         "validation_accuracy_parallel": accuracy(
-            network, data.validation_x, data.validation_y, parallel=True
+            network, x, y, parallel=True, prepare=plan.prepare
         ),
     }
     if json_:

@@ -8,22 +8,35 @@ N layers, coarsening m, L levels, k cycles, nu CF-relaxations; one step evaluati
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from .chain import Chain, CoarseOperator, Intervals, State
 from .solvers import MGRIT, Serial
 
+Role = Literal["serial", "start", "relaxation", "right-hand side", "coarse solve", "correction", "rest"]
+
 
 @dataclass(frozen=True)
 class Event:
-    """`intervals` intervals advanced together by `length` steps each, on one level."""
+    """`intervals` intervals advanced together by `length` steps each, on one level.
+
+    Interval i begins at step `first + i stride` of its level; an adjoint walks it from its end.
+
+    Attributes:
+        role: ``serial`` propagation; ``start``, the coarsest level's first guess; ``relaxation``, an
+            F-relaxation and one step on, to the next C-point; ``right-hand side`` of the full
+            approximation scheme; ``coarse solve``, exact on the coarsest level; ``correction``, an
+            F-relaxation from corrected C-points; ``rest``, steps that fill no interval.
+    """
 
     level: int
     first: int
     intervals: int
     length: int
     stride: int
+    role: Role
 
     @property
     def evaluations(self) -> int:
@@ -36,14 +49,29 @@ class _Silent(Chain):
     def __init__(self, steps: int, reverse: bool, events: list[Event], level: int = 0):
         self.steps, self.reverse, self.linear = steps, reverse, reverse
         self.events, self.level = events, level
+        self.factor = 0  # of the coarsening to the next level; 0 on the coarsest
 
     def advance(
         self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
     ) -> State:
-        self.events.append(Event(self.level, over.first, over.count, over.walked, over.length))
+        role = self.role(over, rhs is not None, into is not None)
+        event = Event(self.level, over.first, over.count, over.walked, over.length, role)
+        self.events.append(event)
         return u
 
+    def role(self, over: Intervals, correcting: bool, kept: bool) -> Role:
+        if self.level and not kept:
+            return "right-hand side"
+        if not self.factor:
+            if not self.level:
+                return "serial"
+            return "coarse solve" if correcting else "start"
+        if over.walked < over.length:
+            return "correction"
+        return "relaxation" if over.length == self.factor else "rest"
+
     def coarsen(self, factor: int, operator: CoarseOperator) -> _Silent:
+        self.factor = factor
         return _Silent(self.steps // factor, self.reverse, self.events, self.level + 1)
 
 
@@ -163,6 +191,7 @@ def exact_after(solver: MGRIT, steps: int) -> int:
 
 __all__ = [
     "Event",
+    "Role",
     "counted",
     "critical_path",
     "exact_after",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .chain import Chain, CoarseOperator, Intervals, State, copy_into, state_map
-from .fields import Function
+from .fields import At, Function
 from .integrators import Integrator, block, euler
+from .repeatable import Statistics
 from .taped import TapedAdjoint
 
 
@@ -25,6 +27,8 @@ class GenericChain(Chain):
         shared: parameters that all steps have in common.
         step_size: h of the finest level.
         span: finest steps per step of this level.
+        key: of dropout's masks in this propagation; None without dropout.
+        statistics: where batch statistics are noted; None without batch norm.
     """
 
     field: Any
@@ -36,9 +40,11 @@ class GenericChain(Chain):
     start_time: float = 0.0
     span: int = 1
     operator: CoarseOperator = CoarseOperator()
+    key: int | None = None
+    statistics: Statistics | None = None
 
     def coarsen(self, factor: int, operator: CoarseOperator) -> GenericChain:
-        if operator.kind == "mean_parameters" and not self.own and self.field.indexed:
+        if operator.kind == "mean_parameters" and not self.own and self.field.unlike:
             raise ValueError(
                 "coarse='mean_parameters' needs like layers, and these are unlike modules; "
                 "use 'inject', 'mean_residual' or 'picard'"
@@ -53,7 +59,7 @@ class GenericChain(Chain):
     @cached_property
     def _places(self) -> list[float]:
         """Where the layers evaluated in a step of this level stand, in finest steps."""
-        if not (self.own or self.field.timed or self.field.indexed):
+        if not (self.own or self.field.timed or self.field.unlike):
             return self.operator.places(self.span)[:1]  # all alike
         return self.operator.places(self.span) if self.span > 1 else [0.0]
 
@@ -92,11 +98,7 @@ class GenericChain(Chain):
         times = self._times(over, u[0].device)
         visited = []
         for j in range(over.walked):
-            layers = None
-            if self.field.indexed:
-                first = range(over.first + j, over.stop, over.length)
-                layers = [n * self.span + int(k) for n in first for k in self._places]
-            u = self._step(u, own_at[j], shared, layers, times[j] if times else None)
+            u = self._step(u, own_at[j], shared, self._at(over, j, times))
             if rhs_at is not None:
                 u = state_map(torch.add, u, rhs_at[j])
             if onto_at is not None:
@@ -104,15 +106,24 @@ class GenericChain(Chain):
             visited.append(u)
         return visited
 
-    def _step(
-        self,
-        u: State,
-        own: Sequence[Tensor],
-        shared: Sequence[Tensor],
-        layers: list[int] | None,
-        t: Tensor | None,
-    ) -> State:
-        samples = len(self._places)
+    def _at(self, over: Intervals, j: int, times: list[Tensor] | None) -> At:
+        """Which layers are evaluated at position j of every interval."""
+        layers: Sequence[int] = ()
+        if self.field.indexed:
+            first = range(over.first + j, over.stop, over.length)
+            layers = [n * self.span + int(k) for n in first for k in self._places]
+        noted = self.statistics if self.span == 1 else None
+        if noted is not None:
+            noted.step()
+        return At(
+            layers,
+            times[j] if times else None,
+            self.key if self.span == 1 else None,
+            noted if noted is not None and noted.on else None,
+        )
+
+    def _step(self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], at: At) -> State:
+        samples, t = len(self._places), at.t
         h = self.step_size * self.span
         if isinstance(self.field, Function):
             assert t is not None
@@ -125,8 +136,8 @@ class GenericChain(Chain):
         def residual(v: State, s: Tensor | None) -> State:
             s = None if s is None else s.to(v[0].dtype)
             if samples == 1:
-                return _like(v, self.field(v, own, shared, layers, s))
-            return _mean(self.field(_repeat(v, samples), own, shared, layers, s), samples)
+                return _like(v, self.field(v, own, shared, _timed(at, s)))
+            return _mean(self.field(_repeat(v, samples), own, shared, _timed(at, s)), samples)
 
         assert self.integrator is not None
         if self.span == 1 or self.operator.kind != "picard":
@@ -135,7 +146,7 @@ class GenericChain(Chain):
 
         def rates(v: State) -> State:
             """F of every layer at its own state, (intervals * s, ...)."""
-            value = _like(v, self.field(v, own, shared, layers, t))
+            value = _like(v, self.field(v, own, shared, _timed(at, t)))
             return state_map(torch.sub, value, v) if self.integrator is block else value
 
         many, reach = _repeat(u, samples), h / samples
@@ -158,9 +169,24 @@ class GenericChain(Chain):
                 copy_into(target, state)
         return visited[-1] if visited else u
 
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """While it lasts, batch statistics are noted."""
+        if self.statistics is not None:
+            self.statistics.on = True
+        try:
+            yield
+        finally:
+            if self.statistics is not None:
+                self.statistics.on = False
+
     def linearise(self, groups: int = 1) -> GenericAdjoint:
         """An adjoint that is filled by its `record`; see `GenericAdjoint`."""
         return GenericAdjoint(self, groups=groups)
+
+
+def _timed(at: At, t: Tensor | None) -> At:
+    return at if t is None else replace(at, t=t)
 
 
 def _repeat(u: State, samples: int) -> State:
@@ -188,6 +214,23 @@ def _like(u: State, value: State) -> State:
     return state_map(lambda a, b: b.to(a.dtype), u, value)
 
 
+class Noting:
+    """Stands where an adjoint records, for a propagation that needs batch statistics but no gradient."""
+
+    def __init__(self, chain: GenericChain):
+        self.chain = chain
+
+    def record(self, u: State, over: Intervals) -> State:
+        """`advance`, with the statistics noted."""
+        with self.chain.noting():
+            return self.chain.advance(u, over)
+
+    def restart(self) -> None:
+        """Forgets what was noted, for another sweep to be noted in its place."""
+        assert self.chain.statistics is not None
+        self.chain.statistics.clear()
+
+
 @dataclass(frozen=True)
 class _Graph:
     """One recorded walk: an autograd graph from departures and parameters to every state passed."""
@@ -206,6 +249,15 @@ class GenericAdjoint(TapedAdjoint[_Graph]):
     """The adjoint of a GenericChain: a sweep is one vector-Jacobian product of a recorded walk."""
 
     chain: GenericChain
+
+    def record(self, u: State, over: Intervals) -> State:
+        with self.chain.noting():
+            return super().record(u, over)
+
+    def restart(self) -> None:
+        super().restart()
+        if self.chain.statistics is not None:
+            self.chain.statistics.clear()
 
     def _tape(self, u: State, over: Intervals, onto: State | None = None) -> _Graph:
         chain, fine = self.chain, self.chain.span == 1

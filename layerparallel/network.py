@@ -32,10 +32,13 @@ class Network(nn.Module):
         solution: `Solution` of the last forward propagation.
         adjoint_solution: of the last backward pass; None before the first.
         fallbacks: how often a solve misbehaved and was done serially instead.
+        seconds: wall time of all solves so far, forward and adjoint, level by level; on a GPU that
+            of launching them.
     """
 
     solution: Solution | None
     adjoint_solution: Solution | None
+    seconds: dict[str, list[float]]
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Network(nn.Module):
     def _forget(self) -> None:
         self.solution = None
         self.adjoint_solution = None
+        self.seconds = {"forward": [], "adjoint": []}
         self._guesses: dict[Hashable, Guess] = {}
 
     @property
@@ -159,6 +163,10 @@ class Network(nn.Module):
             self.solution = solution
         else:
             self.adjoint_solution = solution
+        spent = self.seconds[direction]
+        spent.extend([0.0] * (len(solution.seconds) - len(spent)))
+        for level, seconds in enumerate(solution.seconds):
+            spent[level] += seconds
         if solution.fallback is None:
             return
         self.fallbacks += 1
@@ -175,6 +183,7 @@ class Network(nn.Module):
         """Copies and pickles carry no solutions and no states."""
         state = self.__dict__.copy()
         state.update(solution=None, adjoint_solution=None, _guesses={})
+        state["seconds"] = {"forward": [], "adjoint": []}
         return state
 
     def to_serial(self) -> SerialNetwork:

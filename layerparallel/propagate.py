@@ -14,7 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .chain import Adjoint, Chain, State
+from .chain import Adjoint, Chain, Recorder, State
+from .generic import GenericChain, Noting
+from .repeatable import Statistics
 from .solution import Solution
 from .solvers import MGRIT, Serial, Split
 
@@ -26,11 +28,16 @@ class Binder(Protocol):
 
     depth: int
 
+    @property
+    def notes(self) -> bool: ...
+
     def tensors(self) -> list[Tensor]: ...
 
     def bind(self, tensors: Sequence[Tensor]) -> Chain: ...
 
     def examine(self, u: State, inputs: State) -> None: ...
+
+    def commit(self, statistics: Statistics) -> None: ...
 
 
 @dataclass
@@ -79,7 +86,7 @@ def propagate(
             "transform net.to_serial() instead"
         )
     solver.check(body.depth)
-    if torch.is_grad_enabled() or not isinstance(solver, Serial):
+    if torch.is_grad_enabled() or body.notes or not isinstance(solver, Serial):
         body.examine(u0, tuple(inputs))
     call = _Call(body, solver, len(u0), guess, report)
     tensors = (*u0, *inputs, *body.tensors())
@@ -96,10 +103,16 @@ def _forward(
     chain = call.body.bind(tensors[call.parts :])
     solver = call.solver.forward.forward
     adjoint = chain.linearise(solver.groups(chain.steps)) if record else None
+    statistics = chain.statistics if isinstance(chain, GenericChain) else None
+    recorder = adjoint
+    if isinstance(chain, GenericChain) and statistics is not None and recorder is None:
+        recorder = Noting(chain)
     packed = chain.pack(u0)
     guess = _fitting(call.guess.forward, solver, chain, packed) if call.guess is not None else None
-    solution = _guarded(solver, chain, packed, guess, adjoint, False)
+    solution = _guarded(solver, chain, packed, guess, recorder, False)
     _refuse_non_finite(u0, solution.end)
+    if statistics is not None:
+        call.body.commit(statistics)
     if call.guess is not None:
         call.guess.forward = _left(solver, solution)
     call.report("forward", solution)
@@ -181,7 +194,7 @@ def _guarded(
     chain: Chain,
     u0: State,
     guess: State | None,
-    recorder: Adjoint | None,
+    recorder: Recorder | None,
     collect: bool,
 ) -> Solution:
     """Solves, and propagates serially instead if the iteration did not behave."""
@@ -198,6 +211,7 @@ def _guarded(
     serial.residual_tensors = solution.residual_tensors
     serial.scale_tensor = solution.scale_tensor
     serial.evaluations = [spent[0] + serial.evaluations[0], *spent[1:]]
+    serial.seconds = [solution.seconds[0] + serial.seconds[0], *solution.seconds[1:]]
     return serial
 
 

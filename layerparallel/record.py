@@ -6,6 +6,7 @@ RUN/checkpoints/    see checkpoint.py
 RUN/plots/          see report.py
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -16,8 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from layerparallel.body import Body
 from layerparallel.errors import InputError
+from layerparallel.network import Network
+from layerparallel.solvers import describe
 
 RECORD = "record.jsonl"
 SUMMARY = "summary.json"
@@ -97,6 +102,35 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def changed_options(options: Any) -> list[str]:
+    """The fields of a recipe's dataclass that differ from their defaults."""
+    found = []
+    for each in dataclasses.fields(options):
+        make: Any = each.default_factory
+        default = each.default if make is dataclasses.MISSING else make()
+        if getattr(options, each.name) != default:
+            found.append(each.name)
+    return found
+
+
+def describe_network(network: nn.Module) -> dict[str, Any]:
+    """Size and place of a network, and its chains with their solvers."""
+    parameters = list(network.parameters())
+    chains = [
+        {"steps": body.depth, "solver": describe(each.solver)}
+        for each in network.modules()
+        if isinstance(each, Network)
+        for body in each.modules()
+        if isinstance(body, Body)
+    ]
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else None,
+        "device": str(parameters[0].device) if parameters else None,
+        "chains": chains,
+    }
 
 
 class Record:

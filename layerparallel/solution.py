@@ -19,6 +19,8 @@ class Solution:
         points: array of the C-point states of level 0, as the last coarse correction left them: what
             a warm start begins from. None after a serial solve.
         evaluations: step evaluations spent on every level.
+        seconds: wall time spent on every level; together the whole solve. On a GPU, whose work is
+            asynchronous, the time it took to launch it.
         corrections: norm of the last coarse correction of each cycle.
         fallback: why the serial solver had to step in, or None.
     """
@@ -26,6 +28,7 @@ class Solution:
     end: State
     points: State | None = None
     evaluations: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     converged: bool = True
     fallback: str | None = None
     residual_tensors: list[Tensor] = field(default_factory=list)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from .repeatable import batch_norms
+
 if TYPE_CHECKING:
     from .body import Body
 
@@ -71,9 +73,55 @@ def replace_parameters(module: nn.Module, value: Callable[[nn.Parameter], Tensor
                 part._parameters[leaf] = made[old]
 
 
+def stack_statistics(module: nn.Module, depth: int) -> None:
+    """Gives the batch norms of a template running statistics for every layer, (N, ...)."""
+    for norm in batch_norms(module).values():
+        for name, buffer in norm._buffers.items():
+            if buffer is not None:
+                norm._buffers[name] = buffer.expand(depth, *buffer.shape).clone()
+
+
+def is_alike(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two modules differ, as far as is seen, in the values of their parameters alone.
+
+    Running statistics may differ, too.
+    """
+
+    def form(module: nn.Module) -> list:
+        parts = [(name, type(m), m.extra_repr(), _settings(m)) for name, m in module.named_modules()]
+        tensors = [(n, p.shape, p.dtype, p.requires_grad) for n, p in module.named_parameters()]
+        return [*parts, *tensors]
+
+    if form(a) != form(b):
+        return False
+    own = statistics_of(a)
+    others = dict(b.named_buffers())
+    return all(n in own or torch.equal(value, others[n]) for n, value in a.named_buffers())
+
+
+def _settings(module: nn.Module) -> dict[str, object]:
+    """Plain attributes and functions that a module holds."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and (isinstance(value, plain) or callable(value))
+    }
+
+
+def statistics_of(module: nn.Module) -> set[str]:
+    """Names of the buffers that every layer has its own of: running statistics."""
+    return {
+        f"{name}.{leaf}".lstrip(".")
+        for name, norm in batch_norms(module).items()
+        for leaf, buffer in norm._buffers.items()
+        if buffer is not None
+    }
+
+
 def to_layers(body: Body, state: dict, prefix: str, metadata: dict) -> None:
     """state_dict in plain layer-by-layer names; buffers, which a stack has in common, in each."""
-    parameters = {name for name, _ in body.named_parameters(remove_duplicate=False)}
+    own = {name for name, _ in body.named_parameters(remove_duplicate=False)} | statistics_of(body)
     for key in [key for key in state if key.startswith(prefix)]:
         name, value = key.removeprefix(prefix), state.pop(key)
         pattern, stacked = body.layer_name(name)
@@ -81,7 +129,7 @@ def to_layers(body: Body, state: dict, prefix: str, metadata: dict) -> None:
             state[prefix + pattern] = value
             continue
         for n in range(body.depth):
-            state[prefix + pattern.format(n=n)] = value[n] if name in parameters else value
+            state[prefix + pattern.format(n=n)] = value[n] if name in own else value
 
 
 def from_layers(
@@ -94,6 +142,7 @@ def from_layers(
     """
     parameters = [name for name, _ in body.named_parameters(remove_duplicate=False)]
     buffers = [name for name, _ in body.named_buffers(remove_duplicate=False)]
+    own = {*parameters, *statistics_of(body)}
     for name in parameters + buffers:
         pattern, stacked = body.layer_name(name)
         if not stacked:
@@ -104,7 +153,7 @@ def from_layers(
         found = [key for key in keys if key in state]
         if len(found) == len(keys):
             values = [state.pop(key) for key in keys]
-            if name in parameters:
+            if name in own:
                 state[prefix + name] = torch.stack(values)
             elif all(torch.equal(values[0], value) for value in values):
                 state[prefix + name] = values[0]

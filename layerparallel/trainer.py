@@ -20,24 +20,27 @@ from torch import Tensor, nn
 
 from layerparallel import checkpoint
 from layerparallel.checkpoint import Checkpoint, CheckpointError, Moment
+from layerparallel.data.augment import Preparation
+from layerparallel.data.base import Dataset
+from layerparallel.data.batches import Batch, Batches
 from layerparallel.errors import InputError
-from layerparallel.evaluate import accuracy, residuals_per_cycle
+from layerparallel.evaluate import accuracy, probe, residuals_per_cycle
 from layerparallel.progress import Display, Silent, Standing
-from layerparallel.record import Record, history, machine, read, write_summary
+from layerparallel.record import (
+    Record,
+    changed_options,
+    describe_network,
+    history,
+    machine,
+    read,
+    write_summary,
+)
+from layerparallel.stopwatch import Stopwatch
+from layerparallel.sums import Sums
 from layerparallel.training.base import Method, StepRecord
 
 CYCLES = 8
 """Cycles over which the residuals are followed at the end."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Samples `(n, ...)` and classes `(n,)`, held as tensors."""
-
-    train_x: Tensor
-    train_y: Tensor
-    validation_x: Tensor
-    validation_y: Tensor
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Run:
     recipe: str
     options: Any
     """The recipe's frozen dataclass: what `resume` builds the run from again."""
-    data: Data
+    data: Dataset
     phases: tuple[Phase, ...]
     batch: int
     seed: int
@@ -70,6 +73,8 @@ class Run:
     serial: Callable[[], Method] | None = None
     """The same network as in the last phase, as ordinary serial PyTorch, before training."""
     serial_epochs: int = 0
+    prepare: Preparation = field(default_factory=Preparation)
+    """How stored samples become inputs, for training (augmented) and for evaluation."""
     picture: Callable[[nn.Module, Path], None] | None = None
     """Draws what only this recipe knows how to draw, into a folder."""
 
@@ -82,32 +87,6 @@ class Outcome:
     network: nn.Module
 
 
-@dataclass
-class Sums:
-    """What has been seen so far of an epoch; the sums stay on the device."""
-
-    loss: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    correct: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
-    samples: int = 0
-    seconds: float = 0.0
-    fallbacks: int = 0
-    """Solves that misbehaved and were done serially instead."""
-
-    def add(self, found: StepRecord, count: int) -> None:
-        """Add one mini batch."""
-        self.loss = self.loss + found.loss.double() * count
-        self.correct = self.correct + found.correct
-        self.samples += count
-
-    def mean_loss(self) -> float:
-        """Loss per sample."""
-        return self.loss.item() / max(self.samples, 1)
-
-    def accuracy(self) -> float:
-        """Share of samples classed rightly, as they came by."""
-        return self.correct.item() / max(self.samples, 1)
-
-
 def train(run: Run, folder: Path, display: Display | None = None) -> Outcome:
     """Do a run from its beginning, in a run folder made by `record.new_folder`."""
     torch.set_num_threads(run.threads)
@@ -116,6 +95,12 @@ def train(run: Run, folder: Path, display: Display | None = None) -> Outcome:
             "start",
             recipe=run.recipe,
             options=dataclasses.asdict(run.options),
+            changed=changed_options(run.options),
+            data={
+                "name": run.data.name,
+                "training": len(run.data.train_y),
+                "validation": len(run.data.validation_y),
+            },
             seed=run.seed,
             machine=machine(),
             phases=[{"name": phase.name, "epochs": phase.epochs} for phase in run.phases],
@@ -155,6 +140,12 @@ def restore(run: Run, found: Checkpoint) -> Method:
     return method
 
 
+def _step(method: Method, batch: Batch) -> StepRecord:
+    """One step; a method that says `wants_batch` is told which samples these are, too."""
+    told = {"batch": batch} if getattr(method, "wants_batch", False) else {}
+    return method.step(batch.x, batch.y, **told)
+
+
 def _fallbacks(method: Method) -> int:
     return getattr(method.network, "fallbacks", 0)
 
@@ -187,6 +178,8 @@ class _Training:
                 method = phase.build(network)
             if number > moment.phase:
                 moment = Moment(number, 0, 0)
+            if moment == Moment(number, 0, 0):
+                self.record.append("network", phase=number, **describe_network(method.network))
             with self._shown(phase.name, phase.epochs):
                 self._phase(number, phase, method, moment, sums)
             network, method, sums = method.network, None, Sums()
@@ -217,9 +210,10 @@ class _Training:
                 raise InputError(
                     f"The loss became {sums.mean_loss()} in epoch {done}: lower the learning rate."
                 )
-            line = self._line(number, done, self.seconds, sums, last)
+            line = sums.line(number, done, self.seconds, last)
             if done % run.evaluate_every == 0 or done == phase.epochs:
-                line["validation_accuracy"] = self._accuracy(method.network)
+                line |= self._evaluated(method.network)
+            self._tell_decisions(method, number, done)
             self.record.append("epoch", **line)
             step, sums = 0, Sums()
             if done % run.checkpoint_every == 0 or done == phase.epochs:
@@ -227,32 +221,35 @@ class _Training:
 
     def _epoch(self, method: Method, phase: Phase, at: Moment, sums: Sums) -> StepRecord | None:
         """Train from mini batch `at.step` on to the end of the epoch."""
-        data, size = self.run.data, self.run.data.train_x.shape[0]
         method.network.train()
         order_before = self.generator.get_state()
-        batches = torch.randperm(size, generator=self.generator).split(self.run.batch)
+        batches = Batches(self.run.data, self.run.batch, self.generator, self.run.prepare)
         found, paused = None, 0.0
         before, began = sums.seconds, time.perf_counter()
         fallbacks = sums.fallbacks - _fallbacks(method)
-        for step in range(at.step, len(batches)):
-            chosen = batches[step]
-            try:
-                found = method.step(data.train_x[chosen], data.train_y[chosen])
-            except ValueError as error:  # the library refuses states that are no longer finite
-                raise InputError(
-                    f"Training stopped in epoch {at.epoch + 1}, a lower learning rate may help: {error}"
-                ) from error
-            sums.add(found, len(chosen))
-            sums.fallbacks = fallbacks + _fallbacks(method)
-            sums.seconds = before + time.perf_counter() - began - paused
-            if self.display.due():
-                self.display.show(self._standing(phase, at.epoch, sums, found))
-            late = time.monotonic() - self.saved > self.run.checkpoint_seconds
-            if late and at.phase < len(self.run.phases) and step + 1 < len(batches):
-                pause = time.perf_counter()
-                moment = Moment(at.phase, at.epoch, step + 1)
-                self._save(method, moment, order_before, sums)
-                paused += time.perf_counter() - pause
+        with Stopwatch(method, sums.split) as watch:
+            for step in range(at.step, len(batches)):
+                with watch.data():
+                    batch = batches[step]
+                try:
+                    found = _step(method, batch)
+                except ValueError as error:  # the library refuses states that are no longer finite
+                    raise InputError(
+                        f"Training stopped in epoch {at.epoch + 1}, a lower learning rate may help: "
+                        f"{error}"
+                    ) from error
+                sums.add(found, len(batch.y))
+                sums.fallbacks = fallbacks + _fallbacks(method)
+                sums.seconds = before + time.perf_counter() - began - paused
+                sums.split = watch.split()
+                if self.display.due():
+                    self.display.show(self._standing(phase, at.epoch, sums, found))
+                late = time.monotonic() - self.saved > self.run.checkpoint_seconds
+                if late and at.phase < len(self.run.phases) and step + 1 < len(batches):
+                    pause = time.perf_counter()
+                    moment = Moment(at.phase, at.epoch, step + 1)
+                    self._save(method, moment, order_before, sums)
+                    paused += time.perf_counter() - pause
         if found is not None and at.epoch + 1 == phase.epochs:
             self.display.show(self._standing(phase, at.epoch, sums, found))
         return found
@@ -271,25 +268,31 @@ class _Training:
             adjoint_residual=found.adjoint_residual,
         )
 
-    def _line(
-        self, number: int, done: int, seconds: float, sums: Sums, last: StepRecord | None
-    ) -> dict[str, Any]:
-        return {
-            "phase": number,
-            "epoch": done,
-            "seconds": seconds,
-            "epoch_seconds": sums.seconds,
-            "samples_per_second": sums.samples / sums.seconds,
-            "train_loss": sums.mean_loss(),
-            "train_accuracy": sums.accuracy(),
-            "forward_residual": last.forward_residual if last else None,
-            "adjoint_residual": last.adjoint_residual if last else None,
-            "fallbacks": sums.fallbacks,
-        }
+    def _evaluated(self, network: nn.Module) -> dict[str, Any]:
+        """What an evaluation adds to the line of an epoch."""
+        began = time.perf_counter()
+        found = {"validation_accuracy": self._accuracy(network), **probe(network, *self._sample())}
+        return {**found, "evaluation_seconds": time.perf_counter() - began}
+
+    def _sample(self) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The first training samples, as one mini batch without augmentation, and its loss."""
+        data, chosen = self.run.data, slice(0, self.run.batch)
+        classes = data.train_y[chosen]
+        return (
+            self.run.prepare(data.train_x[chosen]),
+            lambda output: nn.functional.cross_entropy(output, classes),
+        )
+
+    def _tell_decisions(self, method: Method, number: int, done: int) -> None:
+        """Record what the adaptive mode decided in the epoch that is done."""
+        steps = -(-len(self.run.data.train_y) // self.run.batch)
+        for decision in getattr(method, "decisions", []):
+            if decision.step >= (done - 1) * steps:
+                self.record.append("decision", phase=number, epoch=done, **dataclasses.asdict(decision))
 
     def _accuracy(self, network: nn.Module, parallel: bool = False) -> float:
-        data = self.run.data
-        return accuracy(network, data.validation_x, data.validation_y, parallel=parallel)
+        data, prepare = self.run.data, self.run.prepare
+        return accuracy(network, data.validation_x, data.validation_y, parallel, prepare)
 
     def _save(self, method: Method, moment: Moment, order: Tensor, sums: Sums) -> None:
         progress = {
@@ -303,18 +306,12 @@ class _Training:
 
     def _conclude(self, network: nn.Module) -> dict[str, Any]:
         """Evaluate both ways, follow the residuals, train the serial slice, sum up."""
-        run, data = self.run, self.run.data
+        run = self.run
         serially, in_parallel = self._accuracy(network), self._accuracy(network, parallel=True)
         self.display.say(
             f"validation accuracy {serially:.1%} propagated serially, {in_parallel:.1%} in parallel"
         )
-        chosen = slice(0, run.batch)
-        forward, adjoint = residuals_per_cycle(
-            network,
-            data.train_x[chosen],
-            lambda output: nn.functional.cross_entropy(output, data.train_y[chosen]),
-            CYCLES,
-        )
+        forward, adjoint = residuals_per_cycle(network, *self._sample(), CYCLES)
         self.record.append("cycles", forward=forward, adjoint=adjoint)
         epochs = history(read(self.folder), "epoch")
         fallbacks = sum(line["fallbacks"] for line in epochs)
@@ -364,7 +361,7 @@ class _Training:
                 sums = Sums()
                 last = self._epoch(method, slice_, Moment(number, epoch, 0), sums)
                 times.append(sums.seconds)
-                line = self._line(number, epoch + 1, sum(times), sums, last)
+                line = sums.line(number, epoch + 1, sum(times), last)
                 line["validation_accuracy"] = self._accuracy(method.network)
                 self.record.append("serial", **line)
         return statistics.median(times)

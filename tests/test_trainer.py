@@ -34,10 +34,17 @@ def train(folder, **options):
 def test_the_record_and_the_summary_hold_what_is_promised(tmp_path):
     outcome = train(tmp_path)
     lines = record.read(tmp_path)
-    assert [line["kind"] for line in lines] == ["start", *["epoch"] * 4, "cycles", "serial"]
-    start, epochs, cycles = lines[0], lines[1:5], lines[5]
+    kinds = ["start", "network", *["epoch"] * 4, "cycles", "serial"]
+    assert [line["kind"] for line in lines] == kinds
+    start, network, epochs, cycles = lines[0], lines[1], lines[2:6], lines[6]
     assert start["recipe"] == "level-sets"
     assert start["options"]["depth"] == 16
+    assert {"depth", "width", "epochs"} <= set(start["changed"])
+    assert "seed" not in start["changed"]
+    assert start["data"] == {"name": "level-sets", "training": 130, "validation": 40}
+    assert network["parameters"] == 3 * 4 + 16 * 5 * 4 + 5 * 5
+    assert network["chains"][0]["steps"] == 16
+    assert solvers.rebuild(network["chains"][0]["solver"]) == small.recipe().build().solver
     assert {"python", "torch", "layerparallel", "processor", "threads"} <= start["machine"].keys()
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4]
     assert [("validation_accuracy" in line) for line in epochs] == [False, True, False, True]

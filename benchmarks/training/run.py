@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import layerparallel as lp
-from layerparallel.data.level_sets import LevelSets, level_sets
+from layerparallel.data.base import Dataset
+from layerparallel.data.level_sets import level_sets
 from layerparallel.measure import median, rounds
 
 BATCH, CLASSES, DEPTH, TARGET = 64, 5, 1024, 0.9
@@ -61,7 +62,7 @@ def network(depth: int, seed: int) -> lp.Network:
 class Training:
     """Adam with a one-cycle rate up to 1e-2 over shuffled batches of 64."""
 
-    def __init__(self, net: nn.Module, points: LevelSets, seed: int, epochs: int):
+    def __init__(self, net: nn.Module, points: Dataset, seed: int, epochs: int):
         self.net, self.points = net, points
         self.batches = len(points.train_x) // BATCH
         self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-2, fused=True)
@@ -143,7 +144,7 @@ class Blocks(nn.Module):
         return self.serial.closing(u)
 
 
-def step_times(points: LevelSets, seed: int) -> tuple[dict[str, float], float]:
+def step_times(points: Dataset, seed: int) -> tuple[dict[str, float], float]:
     """Milliseconds of one training step: every serial baseline, and ours."""
     x, y = points.train_x[:BATCH], points.train_y[:BATCH]
 

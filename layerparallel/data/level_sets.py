@@ -1,27 +1,39 @@
 """Level sets of MATLAB's `peaks`: points of a square, classed by the height of a smooth surface.
 
-The classification problem of Günther et al., SIAM J. Math. Data Sci. 2(1), 2020. The five classes
-are the bands between the quintiles of the surface over the square, so they are balanced.
+The classification problem of Günther et al., SIAM J. Math. Data Sci. 2(1), 2020. `level_sets` draws
+points anew; its five classes are the bands between the quintiles of the surface over the square, so
+they are balanced. `published` reads the authors' points, whose classes are bands of equal height.
 """
 
-from dataclasses import dataclass
+import io
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from layerparallel.data.base import Dataset
+from layerparallel.data.files import File, Source, read
+from layerparallel.errors import InputError
+
 CLASSES = 5
+NAMES = ("lowest", "low", "middle", "high", "highest")
 SIDE = 3.0  # the square is [-SIDE, SIDE]²
 
-
-@dataclass(frozen=True)
-class LevelSets:
-    """Points `(n, 2)` in the square and their classes `(n,)`, int64 in 0..4."""
-
-    train_x: Tensor
-    train_y: Tensor
-    validation_x: Tensor
-    validation_y: Tensor
+PUBLISHED = Source("the published level sets", ("level-sets",))
+ADDRESS = (
+    "https://raw.githubusercontent.com/steffi7574/LayerParallelLearning/"
+    "0394990a9610427ca19e0af145d0fbd01c619402/examples/peaks/"
+)
+FILES = tuple(
+    File(name, (known,), ADDRESS + name)
+    for name, known in (
+        ("features_training.dat", "2cd5ebbfd1ecef204ed9ac3f0a6a8acb"),
+        ("labels_training.dat", "537d6444d8b563a201071d97d64077de"),
+        ("features_validation.dat", "7260e388e9aae5d7ac7c3db187322c65"),
+        ("labels_validation.dat", "44f5a5841463e132de2aee56a9489163"),
+    )
+)
 
 
 def peaks(points: Tensor) -> Tensor:
@@ -63,7 +75,7 @@ def level_sets(
     validation: int = 200,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> LevelSets:
+) -> Dataset:
     """Draw the data set: points uniform over the square, the same for the same seed.
 
     Points are drawn in float64 and then rounded, so that the float32 set is the float64 set.
@@ -79,9 +91,36 @@ def level_sets(
     points = (points * 2 - 1) * SIDE
     classes = classify(points)
     points = points.to(dtype)
-    return LevelSets(
+    return Dataset(
+        name="level-sets",
         train_x=points[:training],
         train_y=classes[:training],
         validation_x=points[training:],
         validation_y=classes[training:],
+        classes=NAMES,
     )
+
+
+def published(dtype: torch.dtype = torch.float32) -> Dataset:
+    """The 5000 + 200 points that the authors published with their code, in their order.
+
+    1000 training and 40 validation points of each class, class by class; 32 % of the validation
+    points are training points, too. A point lies on a grid of 1/255 of the square.
+
+    Raises:
+        InputError: a file is missing or not the published one.
+    """
+    columns = [_columns(read(PUBLISHED, file), file.name) for file in FILES]
+    halves = []
+    for points, marks in (columns[:2], columns[2:]):
+        if points.shape[1] != 2 or marks.shape[1] != CLASSES:
+            raise InputError("The published level sets are not 2 features and 5 marks: copy them again.")
+        halves += [points.to(dtype), marks.argmax(dim=1)]
+    return Dataset("level-sets-published", *halves, classes=NAMES)
+
+
+def _columns(raw: bytes, name: str) -> Tensor:
+    try:
+        return torch.from_numpy(np.loadtxt(io.BytesIO(raw), ndmin=2))
+    except ValueError as error:
+        raise InputError(f"{name} is no table of numbers ({error}): copy it again.") from error

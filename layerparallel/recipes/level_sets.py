@@ -11,12 +11,13 @@ from torch import nn
 
 from layerparallel.body import chain
 from layerparallel.data import level_sets as data
+from layerparallel.data.base import Dataset
 from layerparallel.evaluate import logits
 from layerparallel.layers import Dense
 from layerparallel.network import Network
 from layerparallel.refinement import refine
 from layerparallel.solvers import MGRIT, Serial
-from layerparallel.trainer import Data, Phase, Run
+from layerparallel.trainer import Phase, Run
 from layerparallel.training.backprop import Backprop
 
 PICTURE_CELLS = 300
@@ -118,7 +119,7 @@ class LevelSets:
         return Run(
             recipe="level-sets",
             options=self,
-            data=Data(points.train_x, points.train_y, points.validation_x, points.validation_y),
+            data=points,
             phases=phases,
             batch=self.batch,
             seed=self.seed,
@@ -196,7 +197,7 @@ class LevelSets:
         )
         return Backprop(network, optimizer, nn.functional.cross_entropy, scheduler)
 
-    def _picture(self, points: data.LevelSets, network: nn.Module, folder: Path) -> None:
+    def _picture(self, points: Dataset, network: nn.Module, folder: Path) -> None:
         from layerparallel import report
 
         cells = data.grid(PICTURE_CELLS, self._dtype)

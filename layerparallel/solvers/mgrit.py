@@ -16,6 +16,7 @@ Source: Guenther, Ruthotto, Schroder, Cyr, Gauger (2020), section 3.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -28,6 +29,7 @@ from ..chain import (
     Chain,
     CoarseOperator,
     Intervals,
+    Recorder,
     State,
     copy_into,
     state_map,
@@ -155,7 +157,7 @@ class MGRIT:
         chain: Chain,
         u0: State,
         guess: State | None = None,
-        recorder: Adjoint | None = None,
+        recorder: Recorder | None = None,
         collect: bool = False,
     ) -> Solution:
         """Propagates u0 through the chain.
@@ -193,13 +195,15 @@ def Parareal(
 class _Solve:
     """One run of the algorithm: `points[l]` are the C-points of level l, the states of level l+1."""
 
-    def __init__(self, solver: MGRIT, chain: Chain, u0: State, recorder: Adjoint | None, collect: bool):
+    def __init__(self, solver: MGRIT, chain: Chain, u0: State, recorder: Recorder | None, collect: bool):
         self.solver, self.u0, self.recorder, self.collect = solver, u0, recorder, collect
         factors = solver.factors(chain.steps)
-        self.chains: list[Chain] = [chain]
-        for m in factors:
-            self.chains.append(self.chains[-1].coarsen(m, solver.operator))
         self.bottom = len(factors)
+        self.seconds, self.clock = [0.0] * (self.bottom + 1), time.perf_counter()
+        self.chains: list[Chain] = [chain]
+        for level, m in enumerate(factors, start=1):
+            self.chains.append(self.chains[-1].coarsen(m, solver.operator))
+            self.lap(level)
         self.inside, self.rest = [], []
         for level, m in enumerate(factors):
             steps = self.chains[level].steps
@@ -216,6 +220,12 @@ class _Solve:
         self.backward = chain.reverse
         self.linear = chain.linear
 
+    def lap(self, level: int) -> None:
+        """Books the time since the last lap on a level."""
+        now = time.perf_counter()
+        self.seconds[level] += now - self.clock
+        self.clock = now
+
     # ---- one level --------------------------------------------------------------------------
 
     def states(self, level: int) -> State:
@@ -225,7 +235,9 @@ class _Solve:
     def advance(self, level: int, u: State, over: Intervals, keep: bool = True) -> State:
         self.evaluations[level] += over.evaluations
         into = self.states(level) if level and keep else None
-        return self.chains[level].advance(u, over, self.rhs[level] if keep else None, into)
+        arrived = self.chains[level].advance(u, over, self.rhs[level] if keep else None, into)
+        self.lap(level)
+        return arrived
 
     def sweep(self, level: int, last: bool = False) -> State:
         """F-relaxation, and one step further: where every interval arrives."""
@@ -238,12 +250,15 @@ class _Solve:
 
     def _finally(self, u: State, over: Intervals) -> State:
         """The last pass over steps of the finest level: recorded, or its gradients collected."""
-        if self.recorder is not None:
-            return self.recorder.record(u, over)
         chain = self.chains[0]
-        if self.collect and isinstance(chain, Adjoint):
-            return chain.collect(u, over)
-        return chain.advance(u, over)
+        if self.recorder is not None:
+            arrived = self.recorder.record(u, over)
+        elif self.collect and isinstance(chain, Adjoint):
+            arrived = chain.collect(u, over)
+        else:
+            arrived = chain.advance(u, over)
+        self.lap(0)
+        return arrived
 
     def arrivals(self, level: int) -> State:
         """The C-points that the intervals of a level arrive at: views into `points`."""
@@ -378,7 +393,8 @@ class _Solve:
             self.evaluations[0] += rest.evaluations
             end = self._finally(end, rest)
         solution.end, solution.points = end, self.points[0]
-        solution.evaluations = self.evaluations
+        self.lap(0)
+        solution.evaluations, solution.seconds = self.evaluations, self.seconds
         return solution
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..chain import Adjoint, Chain, Intervals, State
+from ..chain import Adjoint, Chain, Intervals, Recorder, State
 from ..errors import UnknownNameError, named_options
 from ..solution import Solution
 
@@ -59,10 +60,11 @@ class Serial:
         chain: Chain,
         u0: State,
         guess: State | None = None,
-        recorder: Adjoint | None = None,
+        recorder: Recorder | None = None,
         collect: bool = False,
     ) -> Solution:
         """Propagates u0, each part of shape (1, ...), through the chain; see `MGRIT.solve`."""
+        began = time.perf_counter()
         if recorder is not None:
             recorder.restart()
             take = recorder.record
@@ -71,7 +73,8 @@ class Serial:
         u = u0
         for piece in segments(chain, self.groups(chain.steps)):
             u = take(u, piece)
-        return Solution(end=u, evaluations=[chain.steps])
+        seconds = [time.perf_counter() - began]
+        return Solution(end=u, evaluations=[chain.steps], seconds=seconds)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
 """Cycles as many as the gradient needs: every so often it is compared with the exact one."""
 
-import math
+import time
 from collections.abc import Callable, Hashable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from layerparallel.network import Network
 from layerparallel.propagate import Solver
-from layerparallel.solvers import MGRIT, Serial, Split
+from layerparallel.solvers import Serial
+from layerparallel.solvers.cycles import cycles_of, multigrid_parts, with_cycles
 from layerparallel.training.base import Method, StepRecord
+from layerparallel.training.comparison import error_of
 from layerparallel.training.objective import Objective
 
 Action = Literal["keep", "raise", "lower", "serial", "return"]
@@ -61,6 +62,7 @@ class Adaptive:
     Attributes:
         decisions: all of them, oldest first.
         serial_switches: how often the network went serial.
+        seconds: spent on comparisons, since this was made.
 
     Raises:
         ValueError: a setting is out of range, or the network is propagated serially already.
@@ -98,6 +100,7 @@ class Adaptive:
         self.on_decision = on_decision
         self.decisions: list[Decision] = []
         self.serial_switches = 0
+        self.seconds = 0.0
         self._parallel: Solver = self.network.solver
         self._steps = 0
 
@@ -114,9 +117,13 @@ class Adaptive:
 
     def compare(self, x: Tensor, y: Tensor, **key: Hashable) -> Decision:
         """Measure the gradient's error on a batch now, and choose the solver by it."""
-        error, cosine = self._measure(x, y, **key)
+        network, began = self.network, time.perf_counter()
+        error, cosine = error_of(
+            network, self._parallel, lambda: self.objective(network, network(x, **key), y)
+        )
+        self.seconds += time.perf_counter() - began
         serial = isinstance(self.network.solver, Serial)
-        cycles = [c for c in _cycles(self._parallel) if c is not None]
+        cycles = [c for c in cycles_of(self._parallel) if c is not None]
         action: Action = "keep"
         if serial:
             action = "return" if error <= self.target else "keep"
@@ -125,12 +132,12 @@ class Adaptive:
         elif error < self.target * self.lower_factor and max(cycles) > self.minimum:
             action = "lower"
         if action == "raise":
-            self._parallel = _mapped(self._parallel, lambda c: max(c, min(c + 1, self.maximum)))
+            self._parallel = with_cycles(self._parallel, lambda c: max(c, min(c + 1, self.maximum)))
         elif action == "lower":
-            self._parallel = _mapped(self._parallel, lambda c: min(c, max(c - 1, self.minimum)))
+            self._parallel = with_cycles(self._parallel, lambda c: min(c, max(c - 1, self.minimum)))
         self.serial_switches += action == "serial"
         self._propagate(serially=action == "serial" or (serial and action == "keep"))
-        decision = Decision(self._steps, error, cosine, action, *_cycles(self.network.solver))
+        decision = Decision(self._steps, error, cosine, action, *cycles_of(self.network.solver))
         self.decisions.append(decision)
         if self.on_decision is not None:
             self.on_decision(decision)
@@ -144,7 +151,7 @@ class Adaptive:
             "decisions": [asdict(decision) for decision in self.decisions],
             "serial_switches": self.serial_switches,
             "serial": isinstance(self.network.solver, Serial),
-            "cycles": [(m.forward_cycles, m.adjoint_cycles) for m in _parts(self._parallel)],
+            "cycles": [(m.forward_cycles, m.adjoint_cycles) for m in multigrid_parts(self._parallel)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,67 +160,9 @@ class Adaptive:
         self._steps, self.serial_switches = state["steps"], state["serial_switches"]
         self.decisions = [Decision(**decision) for decision in state["decisions"]]
         saved = iter([count for pair in state["cycles"] for count in pair])
-        self._parallel = _mapped(self._parallel, lambda _: next(saved))
+        self._parallel = with_cycles(self._parallel, lambda _: next(saved))
         self._propagate(serially=state["serial"])
 
     def _propagate(self, serially: bool) -> None:
         solver = self._parallel
         self.network.solver = Serial(solver.forward.memory) if serially else solver
-
-    def _measure(self, x: Tensor, y: Tensor, **key: Hashable) -> tuple[float, float]:
-        """Relative error and cosine of the layer-parallel gradient; training is left as it was."""
-        network = self.network
-        fallbacks, guesses = network.fallbacks, network.guesses()
-        buffers = [(b, b.clone()) for b in network.buffers()]
-        gradients = []
-        for solver in (Serial(self._parallel.forward.memory), self._parallel):
-            with network.solved_by(solver), torch.random.fork_rng(), torch.enable_grad():
-                gradients.append(self._gradient(x, y, **key))
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
-        fell_back = network.fallbacks > fallbacks
-        network.fallbacks = fallbacks
-        network.restore_guesses(guesses)
-        exact, inexact = gradients
-        size = float(exact.norm())
-        error = float((inexact - exact).norm())
-        if fell_back or not math.isfinite(error):
-            return math.inf, 0.0
-        if size == 0.0:
-            return (0.0, 1.0) if error == 0.0 else (math.inf, 0.0)
-        product = size * float(inexact.norm())
-        return error / size, float(inexact @ exact) / product if product else 0.0
-
-    def _gradient(self, x: Tensor, y: Tensor, **key: Hashable) -> Tensor:
-        """The gradient of the objective as one vector, in float64; ``.grad`` is left alone."""
-        params = [p for p in self.network.parameters() if p.requires_grad]
-        loss = self.objective(self.network, self.network(x, **key), y)
-        found = torch.autograd.grad(loss, params, allow_unused=True)
-        return torch.cat([g.double().flatten() for g in found if g is not None])
-
-
-def _parts(solver: Solver) -> list[MGRIT]:
-    """The multigrid solvers that a solver is made of."""
-    parts = (solver.forward, solver.adjoint) if isinstance(solver, Split) else (solver,)
-    return [part for part in parts if isinstance(part, MGRIT)]
-
-
-def _cycles(solver: Solver) -> tuple[int | None, int | None]:
-    """Cycles of the forward and of the adjoint solve; None for one that is serial."""
-    forward, adjoint = solver.forward, solver.adjoint  # each says its own as `forward_cycles`
-    return (
-        forward.forward_cycles if isinstance(forward, MGRIT) else None,
-        adjoint.forward_cycles if isinstance(adjoint, MGRIT) else None,
-    )
-
-
-def _mapped(solver: Solver, change: Callable[[int], int]) -> Solver:
-    """The solver with other numbers of cycles, the forward one's changed first."""
-    if isinstance(solver, MGRIT):
-        forward = change(solver.forward_cycles)
-        return replace(solver, forward_cycles=forward, adjoint_cycles=change(solver.adjoint_cycles))
-    if isinstance(solver, Split):
-        forward, adjoint = _mapped(solver.forward, change), _mapped(solver.adjoint, change)
-        return replace(solver, forward=forward, adjoint=adjoint)
-    return solver

@@ -1,0 +1,68 @@
+"""The gradient of a network beside the exact one, apart from training, which sees no difference."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from layerparallel.network import Network
+from layerparallel.propagate import Solver
+from layerparallel.solvers import Serial
+
+
+@contextmanager
+def undisturbed(network: Network) -> Iterator[None]:
+    """Within it a network may be propagated at will: afterwards it is as it was before.
+
+    That is: buffers (running statistics), states of warm starts, solutions, counts of fallbacks and
+    seconds, and the state of the random numbers.
+    """
+    fallbacks, guesses, seconds = network.fallbacks, network.guesses(), network.seconds
+    solutions = network.solution, network.adjoint_solution
+    buffers = [(b, b.clone()) for b in network.buffers()]
+    network.seconds = {direction: list(spent) for direction, spent in seconds.items()}
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        network.fallbacks, network.seconds = fallbacks, seconds
+        network.solution, network.adjoint_solution = solutions
+        network.restore_guesses(guesses)
+
+
+def error_of(network: Network, solver: Solver, loss: Callable[[], Tensor]) -> tuple[float, float]:
+    """Relative error ``|g - g*| / |g*|`` and cosine of a solver's gradient g; the network is left alone.
+
+    Args:
+        loss: propagates the network and returns the loss whose gradient is compared.
+
+    Returns:
+        Infinity and 0 where g is not finite or a solve had to fall back to the serial one.
+    """
+    gradients, fell_back = [], False
+    for each in (Serial(solver.forward.memory), solver):
+        with undisturbed(network), network.solved_by(each), torch.enable_grad():
+            before = network.fallbacks
+            gradients.append(_gradient(network, loss()))
+            fell_back = network.fallbacks > before
+    exact, inexact = gradients
+    size = float(exact.norm())
+    error = float((inexact - exact).norm())
+    if fell_back or not math.isfinite(error):
+        return math.inf, 0.0
+    if size == 0.0:
+        return (0.0, 1.0) if error == 0.0 else (math.inf, 0.0)
+    product = size * float(inexact.norm())
+    return error / size, float(inexact @ exact) / product if product else 0.0
+
+
+def _gradient(network: Network, loss: Tensor) -> Tensor:
+    """The gradient as one vector, in float64; ``.grad`` is left alone."""
+    params = [p for p in network.parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss, params, allow_unused=True)
+    return torch.cat([g.double().flatten() for g in found if g is not None])
