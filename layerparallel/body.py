@@ -307,6 +307,11 @@ class StackedBody(Body):
         found = dict(self.layer.named_parameters())
         return [found[name] for name in self.names]
 
+    def running_statistics(self) -> list[Tensor]:
+        """Running statistics and counts of batch norms, each (N, ...)."""
+        found = dict(self.layer.named_buffers())
+        return [found[name] for name in sorted(statistics_of(self.layer))]
+
     def _frozen(self) -> dict[str, Tensor]:
         """Running statistics (N, C) of the batch norms that normalise by them."""
         return {
@@ -384,9 +389,7 @@ class TiedBody(Body):
         habits, folds = self.habits, self.folds
         watched = habits.any
         return GenericChain(
-            self._field(
-                lambda: Tied(self.layer, names, self.compiled, folds, watched), folds, watched
-            ),
+            self._field(lambda: Tied(self.layer, names, self.compiled, folds, watched), folds, watched),
             INTEGRATORS[self.integrator],
             own=inputs,
             shared=tuple(tensors[len(inputs) :]),

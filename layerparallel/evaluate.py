@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from layerparallel.network import Network
 from layerparallel.solvers import Serial
-from layerparallel.solvers.cycles import with_cycles
-from layerparallel.training.comparison import error_of, undisturbed
+from layerparallel.solvers.cycles import is_serial, with_cycles
+from layerparallel.training.comparison import error_of
 
 PROBE_CYCLES = 3
 """Cycles over which `probe` measures the convergence factor."""
@@ -63,7 +63,7 @@ def residuals_per_cycle(
 
     Two empty lists for a network that is not solved by multigrid. The network is left as it was.
     """
-    if not isinstance(network, Network) or isinstance(network.solver, Serial):
+    if not isinstance(network, Network) or is_serial(network.solver):
         return [], []
     solver = with_cycles(network.solver, lambda _: cycles)
     with _apart(network), network.solved_by(solver):
@@ -79,7 +79,7 @@ def probe(network: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> di
     and `adjoint_factor` are the residual's mean reduction per cycle over `PROBE_CYCLES`, None where
     there is no residual. The network is left as it was.
     """
-    if not isinstance(network, Network) or isinstance(network.solver, Serial):
+    if not isinstance(network, Network) or is_serial(network.solver):
         return {}
     with _apart(network):
         error, cosine = error_of(network, network.solver, lambda: loss(network(x)))
@@ -97,7 +97,7 @@ def _apart(network: Network) -> Iterator[None]:
     was_training = network.training
     network.train()
     try:
-        with undisturbed(network), warnings.catch_warnings():
+        with network.undisturbed(), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of fallbacks, which are no training's
             yield
     finally:

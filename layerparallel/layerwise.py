@@ -16,11 +16,7 @@ def _names(module: nn.Module) -> dict[nn.Parameter, tuple[str, int]]:
     """Every parameter's plain name and its number of stacked layers, 0 if it is not stacked."""
     found = {}
     for name, parameter in module.named_parameters():
-        plain, layers = name, 0
-        if isinstance(module, Network) and name.startswith("body."):
-            pattern, stacked = module.body.layer_name(name.removeprefix("body."))
-            plain, layers = "body." + pattern, module.body.depth if stacked else 0
-        found[parameter] = (plain, layers)
+        found[parameter] = module.layer_name(name) if isinstance(module, Network) else (name, 0)
     return found
 
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .body import Body, Driven
+from .chain import State
 from .fields import as_given, as_state
 from .propagate import Guess, Solver, propagate
 from .solution import Solution
 from .solvers import MGRIT, Serial, Split
+from .solvers.cycles import Solvers
+from .wrapping import parted
+
+
+class Chains(nn.ModuleList):
+    """Several chains, with transitions between them where the state changes its shape."""
 
 
 class Network(nn.Module):
@@ -23,36 +31,32 @@ class Network(nn.Module):
     Args:
         opening: module from the input to the first state; the identity if None. It may return a
             `Driven` for a chain with an input per step.
-        body: what `layerparallel.chain` returned.
+        body: what `layerparallel.chain` returned; or a sequence of such chains and of ordinary
+            modules, the transitions between them, which are exact whatever the solver.
         closing: module from the last state to the output; the identity if None.
-        solver: how the body is propagated while gradients are taken in training mode.
-        evaluate: how it is propagated otherwise (``eval()``, ``no_grad``, ``inference_mode``).
+        solver: how chains are propagated while gradients are taken in training mode; a tuple has
+            one for each chain.
+        evaluate: how they are propagated otherwise (``eval()``, ``no_grad``, ``inference_mode``).
 
     Attributes:
-        solution: `Solution` of the last forward propagation.
-        adjoint_solution: of the last backward pass; None before the first.
         fallbacks: how often a solve misbehaved and was done serially instead.
         seconds: wall time of all solves so far, forward and adjoint, level by level; on a GPU that
             of launching them.
     """
 
-    solution: Solution | None
-    adjoint_solution: Solution | None
-    seconds: dict[str, list[float]]
+    body: Any  # a Body, or Chains of them
 
     def __init__(
         self,
         opening: nn.Module | None,
-        body: Body,
+        body: Body | Sequence[nn.Module],
         closing: nn.Module | None,
-        solver: Solver = Serial(),
-        evaluate: Solver = Serial(),
+        solver: Solvers = Serial(),
+        evaluate: Solvers = Serial(),
     ):
         super().__init__()
         if not isinstance(body, Body):
-            raise TypeError(
-                f"body is a {type(body).__name__}; make one by layerparallel.chain(layer, depth)"
-            )
+            body = _checked_chains(body)
         self.opening = opening if opening is not None else nn.Identity()
         self.body = body
         self.closing = closing if closing is not None else nn.Identity()
@@ -61,38 +65,115 @@ class Network(nn.Module):
         self.evaluate_with = evaluate
         self._forget()
 
+    @classmethod
+    def from_modules(
+        cls,
+        modules: nn.Sequential | Sequence[nn.Module],
+        example: Any,
+        *,
+        stacked: bool = False,
+        solver: Solvers = Serial(),
+        evaluate: Solvers = Serial(),
+    ) -> Network:
+        """An existing feed-forward model as a network; the model's own modules, unchanged.
+
+        Two or more modules in a row, of one class, that keep the shape of the state become a chain
+        (of blocks, ``integrator="block"``; of one module for all steps where it is the same object).
+        What is between two chains becomes a transition, before the first the opening, behind the last
+        the closing.
+
+        Args:
+            modules: in the order of their application; nn.Sequential and nn.ModuleList are taken apart.
+            example: an input; one forward in evaluation mode finds the shapes.
+            stacked: copy and stack the parameters of every chain, so that many of its steps are
+                evaluated together (see `chain`); the model's own parameters are then left behind.
+            solver, evaluate: as of `Network`.
+
+        Raises:
+            ValueError: no chain is found, or one that cannot be stacked.
+            TypeError: something in `modules` is not a module.
+        """
+        opening, body, closing = parted(modules, example, stacked)
+        return cls(opening, body, closing, solver, evaluate)
+
     def _forget(self) -> None:
-        self.solution = None
-        self.adjoint_solution = None
-        self.seconds = {"forward": [], "adjoint": []}
-        self._guesses: dict[Hashable, Guess] = {}
+        self._solved: dict[str, dict[int, Solution]] = {"forward": {}, "adjoint": {}}
+        self.seconds: dict[str, list[float]] = {"forward": [], "adjoint": []}
+        self._guesses: dict[Hashable, list[Guess]] = {}
 
     @property
-    def solver(self) -> Solver:
+    def parts(self) -> list[nn.Module]:
+        """Chains and transitions in order."""
+        return list(self.body) if isinstance(self.body, Chains) else [self.body]
+
+    @property
+    def chains(self) -> list[Body]:
+        """The chains in order."""
+        return [part for part in self.parts if isinstance(part, Body)]
+
+    @property
+    def solutions(self) -> list[Solution]:
+        """Of the last forward propagation, chain by chain."""
+        return [solution for _, solution in sorted(self._solved["forward"].items())]
+
+    @property
+    def adjoint_solutions(self) -> list[Solution]:
+        """Of the last backward pass, chain by chain; empty before the first."""
+        return [solution for _, solution in sorted(self._solved["adjoint"].items())]
+
+    @property
+    def solution(self) -> Solution | None:
+        """`Solution` of the last forward propagation; of several the one with the largest residual."""
+        return _worst(self.solutions)
+
+    @property
+    def adjoint_solution(self) -> Solution | None:
+        """Of the last backward pass; None before the first."""
+        return _worst(self.adjoint_solutions)
+
+    @property
+    def solver(self) -> Solvers:
         """The solver of training; a frozen value that may be replaced at any time."""
         return self._solver
 
     @solver.setter
-    def solver(self, value: Solver) -> None:
+    def solver(self, value: Solvers) -> None:
         self._solver = self._checked(value)
 
     @property
-    def evaluate_with(self) -> Solver:
+    def evaluate_with(self) -> Solvers:
         """The solver of evaluation."""
         return self._evaluate_with
 
     @evaluate_with.setter
-    def evaluate_with(self, value: Solver) -> None:
+    def evaluate_with(self, value: Solvers) -> None:
         self._evaluate_with = self._checked(value)
 
-    def _checked(self, solver: Solver) -> Solver:
-        if not isinstance(solver, Serial | MGRIT | Split):
-            raise TypeError(f"{solver!r} is not a solver; use Serial(), MGRIT(...) or Split(...)")
-        solver.check(self.body.depth)
+    def _checked(self, solver: Solvers) -> Solvers:
+        chains = self.chains
+        if isinstance(solver, tuple) and len(solver) != len(chains):
+            raise ValueError(
+                f"{len(solver)} solvers are given for {len(chains)} chains; give one for each, or "
+                "one for all"
+            )
+        for k, (chain, each) in enumerate(zip(chains, self._each(solver), strict=True)):
+            if not isinstance(each, Serial | MGRIT | Split):
+                raise TypeError(f"{each!r} is not a solver; use Serial(), MGRIT(...) or Split(...)")
+            try:
+                each.check(chain.depth)
+            except ValueError as error:
+                if len(chains) == 1:
+                    raise
+                raise ValueError(
+                    f"chain {k} of {len(chains)}: {error}; a tuple gives every chain its own solver"
+                ) from error
         return solver
 
+    def _each(self, solver: Solvers) -> tuple[Solver, ...]:
+        return solver if isinstance(solver, tuple) else (solver,) * len(self.chains)
+
     @contextlib.contextmanager
-    def solved_by(self, solver: Solver) -> Iterator[Network]:
+    def solved_by(self, solver: Solvers) -> Iterator[Network]:
         """Within it the network is propagated by `solver`, in training and in evaluation."""
         before = self._solver, self._evaluate_with
         self._solver = self._evaluate_with = self._checked(solver)
@@ -109,60 +190,55 @@ class Network(nn.Module):
             key: names the batch for a solver with ``warm_start=True``: each key has its own stored
                 states. Without one the states of the last call are used, if their shape fits.
         """
-        opened = self.opening(x)
-        given, inputs = (opened.state, opened.inputs) if isinstance(opened, Driven) else (opened, ())
-        inputs = as_state(inputs, "inputs") if not isinstance(inputs, tuple) else inputs
-        u0 = self._fitting(as_state(given, "the opening's value"))
         training = self.training and torch.is_grad_enabled()
-        solver = self.solver if training else self.evaluate_with
-        end = propagate(self.body, u0, inputs, solver, self._report, self._guess(solver, key))
-        return self.closing(as_given(end))
+        solvers = self._each(self.solver if training else self.evaluate_with)
+        guesses = self._guess(solvers, key)
+        value, k = self.opening(x), 0
+        for part in self.parts:
+            if isinstance(part, Body):
+                value = self._propagated(part, k, value, solvers[k], guesses[k])
+                k += 1
+            else:
+                value = part(value)
+        return self.closing(value)
 
-    def _fitting(self, u0: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The first state in the parameters' dtype and on their device, or an error."""
-        parameter = next(self.body.parameters(), None)
-        if parameter is None:  # under autocast the opening's value may be too short for a chain
-            autocast = torch.is_autocast_enabled(u0[0].device.type)
-            return tuple(a.float() if autocast and a.itemsize < 4 else a for a in u0)
-        places = {p.device for p in self.body.parameters()}
-        for a in u0:
-            if {a.device} != places:
-                raise ValueError(
-                    f"the state is on {a.device} and the body's parameters on "
-                    f"{', '.join(sorted(map(str, places)))}; "
-                    "move the network and its input to one device"
-                )
-            if a.dtype != parameter.dtype and not torch.is_autocast_enabled(a.device.type):
-                raise ValueError(
-                    f"the state is {a.dtype} and the body's parameters are {parameter.dtype}; "
-                    "convert the input or the network"
-                )
-        return tuple(a.to(parameter.dtype) for a in u0)
+    def _propagated(
+        self, body: Body, k: int, value: Any, solver: Solver, guess: Guess | None
+    ) -> Tensor | State:
+        """The last state of chain k, from what the module before it returned."""
+        given, inputs = (value.state, value.inputs) if isinstance(value, Driven) else (value, ())
+        inputs = as_state(inputs, "inputs") if not isinstance(inputs, tuple) else inputs
+        u0 = _fitting(body, as_state(given, "the opening's value"))
+        count = len(self.chains)
 
-    def _guess(self, solver: Solver, key: Hashable) -> Guess | None:
-        warm = getattr(solver.forward, "warm_start", False)
-        warm = warm or getattr(solver.adjoint, "warm_start", False)
-        if not warm:
-            return None
-        return self._guesses.setdefault(key, Guess())
+        def report(direction: str, solution: Solution) -> None:
+            self._report(direction, k, count, solution)
+
+        return as_given(propagate(body, u0, inputs, solver, report, guess))
+
+    def _guess(self, solvers: tuple[Solver, ...], key: Hashable) -> Sequence[Guess | None]:
+        parts = [part for solver in solvers for part in (solver.forward, solver.adjoint)]
+        if not any(getattr(part, "warm_start", False) for part in parts):
+            return [None] * len(solvers)
+        return self._guesses.setdefault(key, [Guess() for _ in solvers])
 
     def forget_guesses(self) -> None:
         """Drops the states kept for warm starts."""
         self._guesses.clear()
 
-    def guesses(self) -> dict[Hashable, Guess]:
-        """The states kept for warm starts, by key, as they are now: later solves leave it alone."""
-        return {key: Guess(guess.forward, guess.adjoint) for key, guess in self._guesses.items()}
+    def guesses(self) -> dict[Hashable, list[Guess]]:
+        """The states kept for warm starts, by key, of every chain: later solves leave them alone."""
+        return {key: [copy.copy(g) for g in kept] for key, kept in self._guesses.items()}
 
-    def restore_guesses(self, kept: dict[Hashable, Guess]) -> None:
+    def restore_guesses(self, kept: dict[Hashable, list[Guess]]) -> None:
         """Goes back to what `guesses` returned."""
-        self._guesses = {key: Guess(guess.forward, guess.adjoint) for key, guess in kept.items()}
+        self._guesses = {key: [copy.copy(g) for g in each] for key, each in kept.items()}
 
-    def _report(self, direction: str, solution: Solution) -> None:
-        if direction == "forward":
-            self.solution = solution
-        else:
-            self.adjoint_solution = solution
+    def _report(self, direction: str, k: int, count: int, solution: Solution) -> None:
+        solved = self._solved[direction]
+        if k == (0 if direction == "forward" else count - 1):  # a new propagation begins
+            solved.clear()
+        solved[k] = solution
         spent = self.seconds[direction]
         spent.extend([0.0] * (len(solution.seconds) - len(spent)))
         for level, seconds in enumerate(solution.seconds):
@@ -182,17 +258,49 @@ class Network(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no solutions and no states."""
         state = self.__dict__.copy()
-        state.update(solution=None, adjoint_solution=None, _guesses={})
+        state.update(_guesses={}, _solved={"forward": {}, "adjoint": {}})
         state["seconds"] = {"forward": [], "adjoint": []}
         return state
 
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[Network]:
+        """Within it the network may be propagated at will: afterwards it is as it was before.
+
+        That is: buffers (running statistics), states of warm starts, solutions, the counts of
+        fallbacks and seconds, and the state of torch's random numbers. Gradients are not.
+        """
+        fallbacks, guesses = self.fallbacks, self.guesses()
+        solved, seconds = self._solved, self.seconds
+        buffers = [(b, b.clone()) for b in self.buffers()]
+        self._solved = {direction: dict(found) for direction, found in solved.items()}
+        self.seconds = {direction: list(spent) for direction, spent in seconds.items()}
+        try:
+            with torch.random.fork_rng():
+                yield self
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            self.fallbacks, self._solved, self.seconds = fallbacks, solved, seconds
+            self.restore_guesses(guesses)
+
     def to_serial(self) -> SerialNetwork:
         """An ordinary module with the same parameters (copied) and the same state_dict names."""
-        import copy
+        parts = [part.serial() if isinstance(part, Body) else copy.deepcopy(part) for part in self.parts]
+        body = SerialChains(parts) if isinstance(self.body, Chains) else parts[0]
+        return SerialNetwork(copy.deepcopy(self.opening), body, copy.deepcopy(self.closing))
 
-        return SerialNetwork(
-            copy.deepcopy(self.opening), self.body.serial(), copy.deepcopy(self.closing)
-        )
+    def layer_name(self, name: str) -> tuple[str, int]:
+        """A parameter's or buffer's name as layer by layer, and how many layers are stacked in it.
+
+        ``"body.layer.weight"`` gives ``("body.{n}.weight", N)``; what is not stacked gives 0.
+        """
+        for k, part in enumerate(self.parts):
+            prefix = f"body.{k}." if isinstance(self.body, Chains) else "body."
+            if isinstance(part, Body) and name.startswith(prefix):
+                pattern, stacked = part.layer_name(name.removeprefix(prefix))
+                return prefix + pattern, part.depth if stacked else 0
+        return name, 0
 
     def decay_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser: weights decay, biases and norms do not.
@@ -202,9 +310,7 @@ class Network(nn.Module):
         """
         decayed, kept = [], []
         for name, parameter in self.named_parameters():
-            in_body = name.startswith("body.")
-            stacked = in_body and self.body.layer_name(name.removeprefix("body."))[1]
-            single = parameter.dim() - (1 if stacked else 0)
+            single = parameter.dim() - (1 if self.layer_name(name)[1] else 0)
             (decayed if single >= 2 else kept).append(parameter)
         return [
             {"params": decayed, "weight_decay": weight_decay},
@@ -220,8 +326,68 @@ class SerialNetwork(nn.Module):
         self.opening, self.body, self.closing = opening, body, closing
 
     def forward(self, x: Any) -> Any:
-        opened = self.opening(x)
-        if isinstance(opened, Driven):
-            inputs = opened.inputs if isinstance(opened.inputs, tuple) else (opened.inputs,)
-            return self.closing(self.body(opened.state, *inputs))
-        return self.closing(self.body(opened))
+        value = self.opening(x)
+        for part in self.body if isinstance(self.body, SerialChains) else [self.body]:
+            if isinstance(value, Driven):
+                inputs = value.inputs if isinstance(value.inputs, tuple) else (value.inputs,)
+                value = part(value.state, *inputs)
+            else:
+                value = part(value)
+        return self.closing(value)
+
+
+class SerialChains(nn.ModuleList):
+    """Several chains layer by layer, with the transitions between them."""
+
+
+def _checked_chains(parts: Sequence[nn.Module]) -> Chains:
+    """A sequence of chains and transitions as a module.
+
+    Raises:
+        TypeError: it is no such sequence.
+        ValueError: it holds no chain.
+    """
+    if not isinstance(parts, Sequence | nn.ModuleList):
+        raise TypeError(
+            f"body is a {type(parts).__name__}; make one by layerparallel.chain(layer, depth), or give "
+            "a sequence of chains and transitions"
+        )
+    for part in parts:
+        if not isinstance(part, nn.Module):
+            raise TypeError(
+                f"the body holds a {type(part).__name__}; give chains and modules, the transitions"
+            )
+    if not any(isinstance(part, Body) for part in parts):
+        raise ValueError(
+            f"none of the {len(parts)} modules of the body is a chain; make them by "
+            "layerparallel.chain(layer, depth)"
+        )
+    return Chains(parts)
+
+
+def _fitting(body: Body, u0: State) -> State:
+    """The first state in the parameters' dtype and on their device, or an error."""
+    parameter = next(body.parameters(), None)
+    if parameter is None:  # under autocast the opening's value may be too short for a chain
+        autocast = torch.is_autocast_enabled(u0[0].device.type)
+        return tuple(a.float() if autocast and a.itemsize < 4 else a for a in u0)
+    places = {p.device for p in body.parameters()}
+    for a in u0:
+        if {a.device} != places:
+            raise ValueError(
+                f"the state is on {a.device} and the body's parameters on "
+                f"{', '.join(sorted(map(str, places)))}; "
+                "move the network and its input to one device"
+            )
+        if a.dtype != parameter.dtype and not torch.is_autocast_enabled(a.device.type):
+            raise ValueError(
+                f"the state is {a.dtype} and the body's parameters are {parameter.dtype}; "
+                "convert the input or the network"
+            )
+    return tuple(a.to(parameter.dtype) for a in u0)
+
+
+def _worst(solutions: list[Solution]) -> Solution | None:
+    if len(solutions) < 2:
+        return solutions[0] if solutions else None
+    return max(solutions, key=lambda solution: solution.relative_residual)

@@ -87,10 +87,10 @@ def depth_groups(network: nn.Module) -> list[dict[str, Any]]:
     gradient is ``1/h`` times its derivative, so that the body of a deep network learns as fast as
     that of a shallow one, beside opening and closing.
     """
-    body: Any = network.body
-    inside = set(body.parameters())
+    chains: Any = network.chains
+    inside = {p for body in chains for p in body.parameters()}
     rest = [p for p in network.parameters() if p not in inside]
-    groups = [{"params": list(body.parameters()), "metric": float(body.h)}]
+    groups = [{"params": list(body.parameters()), "metric": float(body.h)} for body in chains]
     return [*groups, {"params": rest}] if rest else groups
 
 

@@ -26,14 +26,18 @@ def refine(network: Network, factor: int) -> Network:
     """
     if factor < 2:
         raise ValueError(f"factor = {factor} does not deepen the network: give 2 or more.")
-    body = network.body
-    if isinstance(body, UnlikeBody) or body.integrator == "block":
+    if any(isinstance(body, UnlikeBody) or body.integrator == "block" for body in network.chains):
         raise ValueError(
             "A body of unlike modules or blocks has nothing between two layers: refine one made of "
             "a residual function and a step size."
         )
     fine = copy.deepcopy(network)
-    fine.body = _refined(body, factor)
+    if isinstance(fine.body, Body):
+        fine.body = _refined(fine.body, factor)
+        return fine
+    for k, part in enumerate(fine.body):
+        if isinstance(part, Body):
+            fine.body[k] = _refined(part, factor)
     return fine
 
 
@@ -45,7 +49,8 @@ def _refined(body: Body, factor: int) -> Body:
         return fine
     stacked = StackedBody(body.template(0), depth, h, body.integrator, "tied")
     with torch.no_grad():
-        for target, source in zip(stacked.tensors(), body.tensors(), strict=True):
+        buffers = zip(stacked.running_statistics(), body.running_statistics(), strict=True)
+        for target, source in (*zip(stacked.tensors(), body.tensors(), strict=True), *buffers):
             target.copy_(interpolate(source, factor))
     return stacked.train(body.training)
 
@@ -56,5 +61,7 @@ def interpolate(stacked: Tensor, factor: int) -> Tensor:
     position = torch.arange(depth * factor, device=stacked.device)
     left = position // factor
     right = (left + 1).clamp(max=depth - 1)
+    if not stacked.is_floating_point():  # a count
+        return stacked[left]
     weight = ((position % factor).to(stacked.dtype) / factor).view(-1, *[1] * (stacked.dim() - 1))
     return torch.lerp(stacked[left], stacked[right], weight)

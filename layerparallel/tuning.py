@@ -121,37 +121,38 @@ def tune(
     if not isinstance(batch, tuple) or len(batch) != 2:
         raise TypeError(f"batch is a {type(batch).__name__}; give the pair (input, target)")
     x, y = batch
-    depth = network.body.depth
+    depth = min(body.depth for body in network.chains)
     tried = list(solvers) if solvers is not None else candidates(depth)
     if not any(isinstance(s, Serial) for s in tried):
         tried.insert(0, Serial())
     before = {p: p.grad for p in network.parameters()}
-    state = network.training, network.fallbacks
+    was_training = network.training
     network.train()
 
     def gradient(solver: Serial | MGRIT) -> None:
         network.zero_grad(set_to_none=True)
-        with network.solved_by(solver):
+        with torch.random.fork_rng(), network.solved_by(solver):  # the same masks every time
             criterion(network(x), y).backward()
 
     try:
-        gradient(Serial())
-        exact = gradients(network)
-        trials: list[Trial] = []
-        for solver in tried:
-            network.forget_guesses()
-            gradient(solver)
-            solutions = (network.solution, network.adjoint_solution)
-            fallback = next((s.fallback for s in solutions if s is not None and s.fallback), None)
-            trials.append(Trial(solver, compare(gradients(network), exact, depth), None, fallback))
-        good = [k for k, t in enumerate(trials) if t.error.relative <= error and not t.fallback]
-        device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        calls = [lambda solver=trials[k].solver: gradient(solver) for k in good]
-        for k, times in zip(good, rounds(calls, repeats, device), strict=True):
-            trials[k] = Trial(trials[k].solver, trials[k].error, median(times))
+        with network.undisturbed():
+            gradient(Serial())
+            exact = gradients(network)
+            trials: list[Trial] = []
+            for solver in tried:
+                network.forget_guesses()
+                gradient(solver)
+                solved = [*network.solutions, *network.adjoint_solutions]
+                fallback = next((s.fallback for s in solved if s.fallback), None)
+                error_found = compare(gradients(network), exact, depth)
+                trials.append(Trial(solver, error_found, None, fallback))
+            good = [k for k, t in enumerate(trials) if t.error.relative <= error and not t.fallback]
+            device = next((p.device for p in network.parameters()), torch.device("cpu"))
+            calls = [lambda solver=trials[k].solver: gradient(solver) for k in good]
+            for k, times in zip(good, rounds(calls, repeats, device), strict=True):
+                trials[k] = Trial(trials[k].solver, trials[k].error, median(times))
     finally:
-        network.train(state[0])
-        network.fallbacks = state[1]
+        network.train(was_training)
         network.forget_guesses()
         for p, g in before.items():
             p.grad = g

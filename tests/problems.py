@@ -230,13 +230,10 @@ def twin_gradients(net: lp.Network, twin: nn.Module) -> dict[str, Tensor]:
     serial = {name: p.grad for name, p in twin.named_parameters()}
     found = {}
     for name, _ in net.named_parameters():
-        pattern, stacked = name, False
-        if name.startswith("body."):
-            pattern, stacked = net.body.layer_name(name.removeprefix("body."))
-            pattern = f"body.{pattern}"
-        if stacked:
-            layers = [serial[pattern.format(n=n)] for n in range(net.body.depth)]
-            found[name] = torch.stack([cast(Tensor, g) for g in layers])
+        pattern, layers = net.layer_name(name)
+        if layers:
+            each = [serial[pattern.format(n=n)] for n in range(layers)]
+            found[name] = torch.stack([cast(Tensor, g) for g in each])
         else:
             found[name] = cast(Tensor, serial[pattern])
     return found

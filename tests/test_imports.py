@@ -12,11 +12,11 @@ import layerparallel
 PACKAGE = Path(layerparallel.__file__).parent
 # From the ground up; a module imports only from rows below its own, or from its own row.
 ROWS = [
-    {"errors", "chain", "checks", "workspace", "measure"},
+    {"errors", "chain", "checks", "repeatable", "workspace", "measure"},
     {"solution", "integrators", "fields", "taped", "activations"},
     {"closed_form", "convolution", "dense", "layers"},
     {"generic", "solvers", "cost"},
-    {"propagate", "body", "stacking"},
+    {"propagate", "body", "stacking", "wrapping"},
     {"network"},
     {"refinement", "layerwise", "tuning", "optim", "data"},
     {"training"},

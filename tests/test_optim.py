@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import layerparallel as lp
 from layerparallel.optim import LBFGS, Search, depth_groups, two_loop
 
 
@@ -319,10 +320,8 @@ def test_metric_is_a_change_of_variables():
 
 
 def test_depth_groups_weight_the_body_by_its_step_size():
-    network = nn.Module()
-    network.opening, network.closing = nn.Linear(2, 3), nn.Linear(3, 2)
-    network.body = nn.Linear(3, 3)
-    network.body.h = 0.25  # pyright: ignore[reportArgumentType]
+    body = lp.chain(lp.Dense(3), 4, h=0.25)
+    network = lp.Network(nn.Linear(2, 3), body, nn.Linear(3, 2))
     inside, rest = depth_groups(network)
     assert inside["metric"] == 0.25
     assert inside["params"] == list(network.body.parameters())

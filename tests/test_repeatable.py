@@ -6,13 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import compare
 from torch import Tensor, nn
 from torch.nn import functional
 
 import layerparallel as lp
 from layerparallel.repeatable import BatchNorm, batch_norms, kept
-
-from problems import compare
 
 EXACT = lp.MGRIT(levels=2, coarsening=3, forward_cycles=6, adjoint_cycles=6)
 INEXACT = lp.MGRIT(levels=2, coarsening=3, forward_cycles=1, adjoint_cycles=1)

@@ -11,7 +11,7 @@ import pytest
 import small
 import torch
 
-from layerparallel import checkpoint, record, trainer
+from layerparallel import checkpoint, record, solvers, trainer
 from layerparallel.checkpoint import CheckpointError
 from layerparallel.errors import InputError
 from layerparallel.evaluate import accuracy, logits, residuals_per_cycle
@@ -44,7 +44,11 @@ def test_the_record_and_the_summary_hold_what_is_promised(tmp_path):
     assert start["data"] == {"name": "level-sets", "training": 130, "validation": 40}
     assert network["parameters"] == 3 * 4 + 16 * 5 * 4 + 5 * 5
     assert network["chains"][0]["steps"] == 16
-    assert solvers.rebuild(network["chains"][0]["solver"]) == small.recipe().build().solver
+    trained = outcome.network
+    assert isinstance(trained, Network)
+    assert solvers.rebuild(network["chains"][0]["solver"]) == trained.solver
+    assert all(0 < line["gradient_error"] < 1 for line in epochs if "validation_accuracy" in line)
+    assert all(0 < line["forward_factor"] < 1 for line in epochs if "validation_accuracy" in line)
     assert {"python", "torch", "layerparallel", "processor", "threads"} <= start["machine"].keys()
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4]
     assert [("validation_accuracy" in line) for line in epochs] == [False, True, False, True]

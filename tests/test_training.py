@@ -131,8 +131,8 @@ def test_trials_start_from_the_states_of_the_accepted_iterate(name):
         net.restore_guesses(start)
         _set(net, parameters)
         assert F.cross_entropy(net(x), y).item() == value
-    final = net.guesses()[None].forward
-    kept = ended[None].forward
+    final = net.guesses()[None][0].forward
+    kept = ended[None][0].forward
     assert final is not None
     assert kept is not None
     assert all(torch.equal(a, b) for a, b in zip(final, kept, strict=True))
@@ -149,10 +149,10 @@ def test_failed_search_goes_back_to_the_accepted_states():
     optimizer = LBFGS(net.parameters(), reuse_gradient=True, max_trials=1)
     method = OneShot(net, optimizer, F.cross_entropy)
     method.step(x, y)
-    before, start = flat(net), net.guesses()[None].forward
+    before, start = flat(net), net.guesses()[None][0].forward
     optimizer.param_groups[0]["lr"] = 1e4
     method.step(x, y)
-    after = net.guesses()[None].forward
+    after = net.guesses()[None][0].forward
     assert not searched(method).accepted
     assert torch.equal(flat(net), before)
     assert start is not None

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import layerparallel as lp
-from layerparallel.data.level_sets import CLASSES, SIDE, LevelSets, grid, peaks
+from layerparallel.data.base import Dataset
+from layerparallel.data.level_sets import CLASSES, NAMES, SIDE, grid, peaks, published
 from layerparallel.optim import LBFGS, depth_groups
 from layerparallel.propagate import Solver
 from layerparallel.training.objective import Objective
@@ -59,7 +59,7 @@ def bands(points: Tensor) -> Tensor:
     return torch.bucketize(peaks(points.double()), edges)
 
 
-def generated(seed: int = 0) -> LevelSets:
+def generated(seed: int = 0) -> Dataset:
     """Points as the authors draw them: uniform within each band, 1000 + 40 in every one.
 
     This is not the set of `layerparallel.data.level_sets`, whose classes have equal areas.
@@ -70,26 +70,23 @@ def generated(seed: int = 0) -> LevelSets:
     chosen = torch.stack([(classes == c).nonzero().squeeze(1)[:1040] for c in range(CLASSES)])
     train, validation = chosen[:, :1000].flatten(), chosen[:, 1000:].flatten()
     points = drawn.float()
-    return LevelSets(points[train], classes[train], points[validation], classes[validation])
+    return Dataset(
+        "level-sets-drawn",
+        points[train],
+        classes[train],
+        points[validation],
+        classes[validation],
+        NAMES,
+    )
 
 
-def points() -> tuple[LevelSets, str]:
+def points() -> tuple[Dataset, str]:
     """The authors' points where LAYERPARALLEL_DATA has them, else as many generated ones."""
     root = os.environ.get("LAYERPARALLEL_DATA")
     folder = Path(root) / "level-sets" if root else None
     if folder is None or not folder.is_dir():
         return generated(), "generated"
-
-    def read(name: str) -> Tensor:
-        return torch.from_numpy(numpy.loadtxt(folder / name, dtype=numpy.float32))
-
-    data = LevelSets(
-        train_x=read("features_training.dat"),
-        train_y=read("labels_training.dat").argmax(dim=1),
-        validation_x=read("features_validation.dat"),
-        validation_y=read("labels_validation.dat").argmax(dim=1),
-    )
-    return data, "the authors'"
+    return published(), "the authors'"
 
 
 def network(seed: int, solver: Solver) -> lp.Network:
@@ -102,7 +99,7 @@ def network(seed: int, solver: Solver) -> lp.Network:
     return lp.Network(nn.Linear(2, WIDTH), body, nn.Linear(WIDTH, CLASSES), solver=solver)
 
 
-def accuracy(net: nn.Module, data: LevelSets) -> float:
+def accuracy(net: nn.Module, data: Dataset) -> float:
     """Share of the validation points classed rightly, propagated serially."""
     net.eval()
     with torch.no_grad():
@@ -116,7 +113,7 @@ def optimizer(net: nn.Module) -> LBFGS:
     return LBFGS(depth_groups(net), memory=10, reuse_gradient=True)
 
 
-def ours(net: lp.Network, data: LevelSets, steps: int) -> Result:
+def ours(net: lp.Network, data: Dataset, steps: int) -> Result:
     """`steps` steps of simultaneous training."""
     objective = Objective(F.cross_entropy, TIKHONOV, SMOOTHNESS, CLOSING, weighted=False)
     descent, evaluations = optimizer(net), 1
@@ -143,7 +140,7 @@ def penalty(twin: lp.SerialNetwork) -> Tensor:
     return value
 
 
-def plain(twin: lp.SerialNetwork, data: LevelSets, steps: int) -> Result:
+def plain(twin: lp.SerialNetwork, data: Dataset, steps: int) -> Result:
     """The same training as anyone would write it in PyTorch."""
     descent, evaluations = optimizer(twin), 1
 
@@ -165,7 +162,7 @@ def plain(twin: lp.SerialNetwork, data: LevelSets, steps: int) -> Result:
     return Result(seconds, value, accuracy(twin, data), evaluations)
 
 
-def gradient_error(net: lp.Network, data: LevelSets) -> tuple[float, float]:
+def gradient_error(net: lp.Network, data: Dataset) -> tuple[float, float]:
     """Relative error and cosine of the loss gradient beside ordinary autograd's."""
     twin = net.to_serial()
     for each in (net, twin):

@@ -166,7 +166,8 @@ class Preparation:
                 f"Samples of shape {tuple(x.shape[1:])} are no images to crop and flip: leave out the "
                 "augmentation."
             )
-        return self.augmentation.draw(len(x), *x.shape[2:], generator)
+        count, _, height, width = x.shape
+        return self.augmentation.draw(count, height, width, generator)
 
     def __call__(self, x: Tensor, drawn: Drawn | None = None) -> Tensor:
         """Inputs of the same shape from stored samples; without `drawn` nothing is cropped."""

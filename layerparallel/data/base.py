@@ -16,7 +16,7 @@ CHUNK = 512  # samples at a time, so that their float64 copy stays in the cache
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples `(n, ...)` and their classes `(n,)`, as they are stored; `Preparation` makes inputs of them.
+    """Samples `(n, ...)` and their classes `(n,)` as they are stored; `Preparation` makes them inputs.
 
     name: what `load` calls it. train_x, validation_x: images are uint8 `(n, C, H, W)` with values
     0..255, vectors floating point `(n, features)`. train_y, validation_y: int64 in
@@ -57,8 +57,8 @@ class Dataset:
                 )
         if self.train_x.shape[1:] != self.validation_x.shape[1:]:
             raise InputError(
-                f"{self.name} has training samples of shape {self.shape} and validation samples of shape "
-                f"{tuple(self.validation_x.shape[1:])}: give one shape."
+                f"{self.name} has training samples of shape {self.shape} and validation samples of "
+                f"shape {tuple(self.validation_x.shape[1:])}: give one shape."
             )
 
     @property

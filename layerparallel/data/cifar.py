@@ -86,19 +86,22 @@ def _load(
     names: bytes,
 ) -> Dataset:
     classes = tuple(each.decode() for each in unpickle(read(source, meta), meta.name)[names])
-    parts = [
-        torch.cat(columns)
-        for files in (train, test)
-        for columns in zip(*(_batch(source, file, labels) for file in files), strict=True)
-    ]
-    return Dataset(name, *parts, classes)
+    halves = []
+    for files in (train, test):
+        batches = [_batch(source, file, labels) for file in files]
+        halves += [torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])]
+    return Dataset(name, *halves, classes=classes)
 
 
 def _batch(source: Source, file: File, labels: bytes) -> tuple[Tensor, Tensor]:
     found = unpickle(read(source, file), file.name)
     pixels, classes = found.get(b"data"), found.get(labels)
-    good = isinstance(pixels, np.ndarray) and isinstance(classes, list)
-    if not good or pixels.dtype != np.uint8 or pixels.shape != (len(classes), 3 * SIDE * SIDE):
+    if (
+        not isinstance(pixels, np.ndarray)
+        or not isinstance(classes, list)
+        or pixels.dtype != np.uint8
+        or pixels.shape != (len(classes), 3 * SIDE * SIDE)
+    ):
         raise InputError(f"{file.name} of {source.title} has no images of 32×32 pixels: copy it again.")
     images = torch.from_numpy(pixels).view(-1, 3, SIDE, SIDE)
     return images, torch.tensor(classes, dtype=torch.int64)

@@ -21,14 +21,14 @@ def digits(validation: int = 360, seed: int = 0) -> Dataset:
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    images, classes = np.asarray(found.images), np.asarray(found.target)
+    values, classes = load_digits(return_X_y=True)
+    images = np.asarray(values).reshape(-1, 8, 8)
     if not 0 < validation < len(images):
         raise InputError(
             f"validation = {validation} of {len(images)} digits: give 1 to {len(images) - 1}."
         )
     x = torch.from_numpy(images * (FULL_SCALE / LARGEST)).round().to(torch.uint8)[:, None]
-    y = torch.from_numpy(classes.astype(np.int64))
+    y = torch.from_numpy(np.asarray(classes).astype(np.int64))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     train, kept = order[validation:], order[:validation]
     return Dataset("digits", x[train], y[train], x[kept], y[kept], tuple("0123456789"))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from layerparallel.errors import InputError
 
@@ -116,6 +117,7 @@ def _download(source: Source, file: File) -> Path:
     if not wanted.url:
         raise InputError(f"{file.name} of {source.title} is not here, and is not downloaded: {remedy}.")
     known = wanted.checksums[0]
+    downloader: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=SECONDS)
     try:
         pooch.retrieve(
             wanted.url,
@@ -123,7 +125,7 @@ def _download(source: Source, file: File) -> Path:
             fname=wanted.name,
             path=folder,
             processor=pooch.Untar(extract_dir=".") if source.archive else None,
-            downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=SECONDS),
+            downloader=downloader,
         )
     except (OSError, ValueError) as error:  # no network, no such address, or another file there
         cause = type(error).__name__ if isinstance(error, OSError) else "another checksum"

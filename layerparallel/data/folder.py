@@ -1,6 +1,7 @@
 """A user's own images: in the layout of MNIST, or one subfolder of image files per class."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 from layerparallel.data.base import Dataset
 from layerparallel.data.idx import pair
 from layerparallel.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 TRAINING = ("train", "training")
 VALIDATION = ("val", "validation", "valid", "test")
@@ -128,8 +132,8 @@ def _classes(root: Path) -> dict[str, list[Path]]:
             raise InputError(f"{sub} has no image files: put the images of that class there.")
     if len(found) < 2:
         raise InputError(
-            f"{root} has {len(found)} subfolders of images: give one for each of at least two classes, or "
-            "the four files of MNIST's layout."
+            f"{root} has {len(found)} subfolders of images: give one for each of at least two classes, "
+            "or the four files of MNIST's layout."
         )
     return found
 
@@ -158,10 +162,10 @@ def _shape(paths: list[Path], size: int | None) -> tuple[int, int, int]:
             grey = grey and image.mode in ("1", "L")
             sizes.setdefault(image.size, path)
         if size is None and len(sizes) > 1:
-            (first, one), (second, other) = sizes.items()
+            (first, one), (second, other), *_ = sizes.items()
             raise InputError(
-                f"{other} has {second[0]}×{second[1]} pixels but {one} has {first[0]}×{first[1]}: make them "
-                "one size, or give the size to scale them to."
+                f"{other} has {second[0]}×{second[1]} pixels but {one} has {first[0]}×{first[1]}: make "
+                "them one size, or give the size to scale them to."
             )
     width, height = (size, size) if size is not None else next(iter(sizes))
     return (1 if grey else 3), height, width
@@ -184,7 +188,7 @@ def _read(paths: list[Path], shape: tuple[int, int, int], resize: bool) -> Tenso
     return pictures
 
 
-def _open(path: Path):  # noqa: ANN202  Pillow's own type, which is imported when it is used
+def _open(path: Path) -> "Image.Image":
     from PIL import Image
 
     try:

@@ -4,7 +4,6 @@ import gzip
 import io
 import math
 import zlib
-from typing import IO
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ def parse(raw: bytes, name: str, dimensions: int) -> Tensor:
     Raises:
         InputError: the bytes are no idx file of unsigned bytes, or end before or after its values.
     """
-    plain: IO[bytes] = io.BytesIO(raw)
+    plain: io.BufferedIOBase = io.BytesIO(raw)
     if raw[:2] == GZIP:
         plain = gzip.GzipFile(fileobj=plain)
     try:
@@ -36,7 +35,7 @@ def parse(raw: bytes, name: str, dimensions: int) -> Tensor:
         raise InputError(f"{name} is damaged: it cannot be decompressed; copy it again.") from error
 
 
-def _values(plain: IO[bytes], name: str, dimensions: int) -> Tensor:
+def _values(plain: io.BufferedIOBase, name: str, dimensions: int) -> Tensor:
     magic = plain.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != UNSIGNED_BYTE:
         raise InputError(

@@ -5,6 +5,8 @@ hang together, diagonals included. Whole fields go to training or to validation;
 single one it is cut across its longer side.
 """
 
+from typing import Any
+
 import numpy as np
 
 from layerparallel.errors import InputError
@@ -68,9 +70,10 @@ def _fields(truth: np.ndarray, guard: int, generator: np.random.Generator) -> Pl
     square = np.ones((3, 3), dtype=bool)
     kept = np.zeros(truth.shape, dtype=bool)
     for kind in np.unique(truth[truth >= 0]):
-        fields, count = label(truth == kind, structure=square)
+        found: Any = label(truth == kind, structure=square)
+        fields, count = found
         kept |= _end(fields == 1, generator) if count == 1 else _some(fields, count, generator)
-    near = binary_dilation(kept, structure=square, iterations=guard) if guard else kept
+    near: Any = binary_dilation(kept, structure=square, iterations=guard) if guard else kept
     return np.nonzero(((truth >= 0) & ~near).ravel())[0], np.nonzero(kept.ravel())[0]
 
 

@@ -1,4 +1,4 @@
-"""Street View House Numbers, cropped digits: 73,257 + 26,032 colour images of 32×32 (Netzer et al. 2011)."""
+"""Street View House Numbers: 73,257 + 26,032 colour images of a digit, 32×32 (Netzer et al. 2011)."""
 
 import io
 

@@ -14,7 +14,9 @@ from layerparallel.errors import UnknownNameError
 from layerparallel.trainer import Run
 
 _WHERE = {
+    "indian-pines": ("layerparallel.recipes.indian_pines", "IndianPines"),
     "level-sets": ("layerparallel.recipes.level_sets", "LevelSets"),
+    "mnist": ("layerparallel.recipes.mnist", "Mnist"),
 }
 
 

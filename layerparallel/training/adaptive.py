@@ -8,9 +8,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from layerparallel.network import Network
-from layerparallel.propagate import Solver
-from layerparallel.solvers import Serial
-from layerparallel.solvers.cycles import cycles_of, multigrid_parts, with_cycles
+from layerparallel.solvers.cycles import (
+    Solvers,
+    all_cycles,
+    cycles_of,
+    is_serial,
+    multigrid_parts,
+    serially,
+    with_cycles,
+)
 from layerparallel.training.base import Method, StepRecord
 from layerparallel.training.comparison import error_of
 from layerparallel.training.objective import Objective
@@ -88,7 +94,7 @@ class Adaptive:
         ):
             if not good:
                 raise ValueError(f"{name} = {value} is out of range; use {bound}.")
-        if not isinstance(method.network, Network) or isinstance(method.network.solver, Serial):
+        if not isinstance(method.network, Network) or is_serial(method.network.solver):
             raise ValueError(
                 "Only a network that is solved by MGRIT has cycles to adapt; give it such a solver."
             )
@@ -101,7 +107,7 @@ class Adaptive:
         self.decisions: list[Decision] = []
         self.serial_switches = 0
         self.seconds = 0.0
-        self._parallel: Solver = self.network.solver
+        self._parallel: Solvers = self.network.solver
         self._steps = 0
 
     def step(self, x: Tensor, y: Tensor, **key: Hashable) -> StepRecord:
@@ -122,8 +128,8 @@ class Adaptive:
             network, self._parallel, lambda: self.objective(network, network(x, **key), y)
         )
         self.seconds += time.perf_counter() - began
-        serial = isinstance(self.network.solver, Serial)
-        cycles = [c for c in cycles_of(self._parallel) if c is not None]
+        serial = is_serial(self.network.solver)
+        cycles = all_cycles(self._parallel)
         action: Action = "keep"
         if serial:
             action = "return" if error <= self.target else "keep"
@@ -136,7 +142,7 @@ class Adaptive:
         elif action == "lower":
             self._parallel = with_cycles(self._parallel, lambda c: min(c, max(c - 1, self.minimum)))
         self.serial_switches += action == "serial"
-        self._propagate(serially=action == "serial" or (serial and action == "keep"))
+        self._propagate(serial=action == "serial" or (serial and action == "keep"))
         decision = Decision(self._steps, error, cosine, action, *cycles_of(self.network.solver))
         self.decisions.append(decision)
         if self.on_decision is not None:
@@ -150,7 +156,7 @@ class Adaptive:
             "steps": self._steps,
             "decisions": [asdict(decision) for decision in self.decisions],
             "serial_switches": self.serial_switches,
-            "serial": isinstance(self.network.solver, Serial),
+            "serial": is_serial(self.network.solver),
             "cycles": [(m.forward_cycles, m.adjoint_cycles) for m in multigrid_parts(self._parallel)],
         }
 
@@ -161,8 +167,7 @@ class Adaptive:
         self.decisions = [Decision(**decision) for decision in state["decisions"]]
         saved = iter([count for pair in state["cycles"] for count in pair])
         self._parallel = with_cycles(self._parallel, lambda _: next(saved))
-        self._propagate(serially=state["serial"])
+        self._propagate(serial=state["serial"])
 
-    def _propagate(self, serially: bool) -> None:
-        solver = self._parallel
-        self.network.solver = Serial(solver.forward.memory) if serially else solver
+    def _propagate(self, serial: bool) -> None:
+        self.network.solver = serially(self._parallel) if serial else self._parallel

@@ -25,7 +25,11 @@ class StepRecord:
 
 
 class Method(Protocol):
-    """A way of training a network."""
+    """A way of training a network.
+
+    One with an attribute ``wants_batch = True`` gets ``batch=`` from the trainer, too: a
+    `layerparallel.data.Batch`, which says which samples these are and how they were augmented.
+    """
 
     @property
     def network(self) -> nn.Module:

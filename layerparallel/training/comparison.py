@@ -1,41 +1,16 @@
 """The gradient of a network beside the exact one, apart from training, which sees no difference."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from layerparallel.network import Network
-from layerparallel.propagate import Solver
-from layerparallel.solvers import Serial
+from layerparallel.solvers.cycles import Solvers, serially
 
 
-@contextmanager
-def undisturbed(network: Network) -> Iterator[None]:
-    """Within it a network may be propagated at will: afterwards it is as it was before.
-
-    That is: buffers (running statistics), states of warm starts, solutions, counts of fallbacks and
-    seconds, and the state of the random numbers.
-    """
-    fallbacks, guesses, seconds = network.fallbacks, network.guesses(), network.seconds
-    solutions = network.solution, network.adjoint_solution
-    buffers = [(b, b.clone()) for b in network.buffers()]
-    network.seconds = {direction: list(spent) for direction, spent in seconds.items()}
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        network.fallbacks, network.seconds = fallbacks, seconds
-        network.solution, network.adjoint_solution = solutions
-        network.restore_guesses(guesses)
-
-
-def error_of(network: Network, solver: Solver, loss: Callable[[], Tensor]) -> tuple[float, float]:
+def error_of(network: Network, solver: Solvers, loss: Callable[[], Tensor]) -> tuple[float, float]:
     """Relative error ``|g - g*| / |g*|`` and cosine of a solver's gradient g; the network is left alone.
 
     Args:
@@ -45,8 +20,8 @@ def error_of(network: Network, solver: Solver, loss: Callable[[], Tensor]) -> tu
         Infinity and 0 where g is not finite or a solve had to fall back to the serial one.
     """
     gradients, fell_back = [], False
-    for each in (Serial(solver.forward.memory), solver):
-        with undisturbed(network), network.solved_by(each), torch.enable_grad():
+    for each in (serially(solver), solver):
+        with network.undisturbed(), network.solved_by(each), torch.enable_grad():
             before = network.fallbacks
             gradients.append(_gradient(network, loss()))
             fell_back = network.fallbacks > before

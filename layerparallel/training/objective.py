@@ -42,7 +42,7 @@ class Objective:
     """Loss plus regularisation (Günther et al., SIAM J. Math. Data Sci. 2(1), 2020, section 2).
 
     ``criterion(output, target) + tikhonov/2 |theta|^2 + smoothness/2 h sum_n |(theta[n+1] -
-    theta[n]) / h|^2 + closing/2 |mu|^2`` with theta all parameters of the network's body (weights
+    theta[n]) / h|^2 + closing/2 |mu|^2`` with theta all parameters of the network's chains (weights
     and biases alike; not those of the opening), mu all parameters of its closing, h the body's step
     size and n = 0..N-2. The smoothness term is a Riemann sum of the integral of ``|dtheta/dt|^2``,
     so a network refined in depth keeps its value. Parameters that all steps share have no jumps in
@@ -82,13 +82,13 @@ class Objective:
 
     def penalty(self, network: Network) -> Tensor:
         """The three regularisation terms, 0-d; they depend on the parameters alone."""
-        body = network.body
-        slope = self.smoothness / body.h if self.weighted else self.smoothness / body.h**2
         terms = []
-        for name, parameter in body.named_parameters():
-            weight = slope if body.layer_name(name)[1] else 0.0
-            if self.tikhonov or weight:
-                terms.append(_InDepth.apply(parameter, self.tikhonov, weight))
+        for body in network.chains:
+            slope = self.smoothness / body.h if self.weighted else self.smoothness / body.h**2
+            for name, parameter in body.named_parameters():
+                weight = slope if body.layer_name(name)[1] else 0.0
+                if self.tikhonov or weight:
+                    terms.append(_InDepth.apply(parameter, self.tikhonov, weight))
         if self.closing:
             terms += [0.5 * self.closing * p.square().sum() for p in network.closing.parameters()]
         return torch.stack(terms).sum() if terms else torch.zeros(())

@@ -69,12 +69,11 @@ class OneShot:
         and lambda the adjoints there, of the last backward pass. Taking the B samples' shares to be
         of random sign, that is about ``|lambda| |r| / sqrt(B)``. 0 after a serial solve.
         """
-        forward, adjoint = self.network.solution, self.network.adjoint_solution
-        if forward is None or adjoint is None or adjoint.scale_tensor is None:
-            return 0.0
-        if forward.fallback is not None or not forward.residual_tensors:
-            return 0.0
-        sizes = float(adjoint.scale_tensor) * float(forward.residual_tensors[-1])
+        network, sizes = self.network, 0.0
+        for forward, adjoint in zip(network.solutions, network.adjoint_solutions, strict=False):
+            if adjoint.scale_tensor is None or forward.fallback or not forward.residual_tensors:
+                continue
+            sizes += float(adjoint.scale_tensor) * float(forward.residual_tensors[-1])
         return sizes / math.sqrt(self._samples)
 
     def step(self, x: Tensor, y: Tensor, key: Hashable = None) -> StepRecord:
@@ -129,7 +128,10 @@ class OneShot:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else {},
-            "guesses": [(key, guess.forward, guess.adjoint) for key, guess in self._guesses.items()],
+            "guesses": [
+                (key, [(guess.forward, guess.adjoint) for guess in guesses])
+                for key, guesses in self._guesses.items()
+            ],
             "correct": self._correct,
             "key": self._key,
         }
@@ -144,7 +146,9 @@ class OneShot:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        self._guesses = {key: Guess(forward, adjoint) for key, forward, adjoint in state["guesses"]}
+        self._guesses = {
+            key: [Guess(forward, adjoint) for forward, adjoint in kept] for key, kept in state["guesses"]
+        }
         self.network.restore_guesses(self._guesses)
         self._latest = self._correct = state["correct"]
         self._batch, self._key = None, state["key"]

@@ -1,0 +1,78 @@
+"""Indian Pines: what grows on a pixel, from its spectrum alone, by 512 layers of width 220."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from layerparallel.data.base import Dataset
+from layerparallel.data.indian_pines import Scene, indian_pines
+from layerparallel.evaluate import logits
+from layerparallel.layers import Dense
+from layerparallel.recipes import pictures
+from layerparallel.recipes.common import Common
+
+
+@dataclass(frozen=True)
+class IndianPines(Common):
+    """Land cover of a hyperspectral image, pixel by pixel, in 16 classes.
+
+    The second experiment of Günther et al., SIAM J. Math. Data Sci. 2(1), 2020, whose state has the
+    220 bands of the instrument. Pixels that touch are nearly copies of each other: `--split regions`
+    is the honest figure.
+    """
+
+    name: ClassVar[str] = "indian-pines"
+    counts: ClassVar[tuple[str, ...]] = ("width",)
+
+    depth: int = 512
+    """Layers N."""
+    width: int = 220
+    """Features of the state."""
+    split: Literal["pixels", "regions"] = "pixels"
+    """Validation pixels drawn from all that are labelled, or from fields of their own."""
+    bands: Literal[200, 220] = 200
+    """200 of the corrected file, or 220 of Indian_pines.mat where you have it."""
+    training: int = 4000
+    """Training pixels."""
+    validation: int = 2000
+    """Validation pixels."""
+
+    def load(self) -> Dataset:
+        """The scene, split by the seed; every band standardised by the training pixels."""
+        return indian_pines(
+            self.bands,
+            self.split,
+            self.training,
+            self.validation,
+            seed=self.seed,
+            dtype=self.torch_dtype,
+        )
+
+    def parts(self, data: Dataset) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Linear, dense layers, linear."""
+        return (
+            nn.Linear(*data.shape, self.width),
+            Dense(self.width, self.activation),
+            nn.Linear(self.width, len(data.classes)),
+        )
+
+    def picture(self, data: Dataset, network: nn.Module, folder: Path) -> None:
+        """The land-cover map beside the ground truth."""
+        assert isinstance(data, Scene)
+        found = logits(network, data.spectra.flatten(0, 1)).argmax(dim=-1)
+        predicted = found.view(data.truth.shape)
+        rows, columns = data.validation_pixels.unbind(1)
+        right = (predicted[rows, columns] == data.truth[rows, columns]).double().mean().item()
+        apart = "drawn by pixel" if self.split == "pixels" else "in fields of their own"
+        pictures.land_cover(
+            folder / "land_cover.png",
+            data.truth.numpy(),
+            predicted.to(torch.int64).numpy(),
+            data.train_pixels.numpy(),
+            data.validation_pixels.numpy(),
+            data.classes,
+            title=f"Indian Pines: {right:.1%} of {len(rows)} validation pixels, {apart}",
+        )

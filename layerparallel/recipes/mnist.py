@@ -1,0 +1,98 @@
+"""MNIST, or a folder of your own images: convolutional layers at full resolution."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from layerparallel.data.augment import Augmentation, Preparation
+from layerparallel.data.base import Dataset
+from layerparallel.data.folder import folder as images_of
+from layerparallel.data.mnist import mnist
+from layerparallel.evaluate import logits
+from layerparallel.layers import Convolution
+from layerparallel.recipes import pictures
+from layerparallel.recipes.common import Common
+
+PICTURE_IMAGES = 50
+
+
+@dataclass(frozen=True)
+class Mnist(Common):
+    """Handwritten digits, or `--data` of your own, by convolutional layers at full resolution.
+
+    The third experiment of Günther et al., SIAM J. Math. Data Sci. 2(1), 2020. Channels, size and
+    number of classes are those of the data.
+    """
+
+    name: ClassVar[str] = "mnist"
+    counts: ClassVar[tuple[str, ...]] = ("channels", "pool")
+
+    data: Path | None = None
+    """Folder in the layout of MNIST, or with a subfolder of images per class; MNIST if not given."""
+    size: int | None = None
+    """Side in pixels to which the image files of that folder are scaled; None for as they are."""
+    training: int | None = None
+    """Training images, drawn by the seed; all if None."""
+    validation: int | None = None
+    """Validation images, drawn by the seed; all if None. Of MNIST they are the test images."""
+    depth: int = 32
+    """Layers N."""
+    channels: int = 8
+    """Channels of the state."""
+    pool: int = 2
+    """Side of the squares over which the last state is pooled, before a linear layer."""
+    crop: int = 0
+    """Pixels by which training images are moved at random, up, down and sideways."""
+    epochs: int = 8
+    """Epochs with the network of full depth."""
+    batch: int = 32
+    """Images in a mini batch."""
+
+    def load(self) -> Dataset:
+        """The published files, or those of the folder."""
+        whole = mnist() if self.data is None else images_of(self.data, seed=self.seed, size=self.size)
+        side = min(whole.shape[1:])
+        if self.pool > side:
+            raise ValueError(f"pool = {self.pool} is larger than the images: give at most {side}.")
+        if self.crop >= side:
+            raise ValueError(f"crop = {self.crop} moves images out of sight: give at most {side - 1}.")
+        if self.training is None and self.validation is None:
+            return whole
+        training = len(whole.train_y) if self.training is None else self.training
+        validation = len(whole.validation_y) if self.validation is None else self.validation
+        return whole.part(training, validation, self.seed)
+
+    def prepare(self, data: Dataset) -> Preparation:
+        """Normalised by the training images, channel by channel, and moved if `crop` says so."""
+        moved = Augmentation(self.crop, flip=False) if self.crop else None
+        return Preparation.of(data, moved, self.torch_dtype)
+
+    def parts(self, data: Dataset) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Convolution, convolutional layers, pooling and a linear layer."""
+        channels, height, width = data.shape
+        features = self.channels * (height // self.pool) * (width // self.pool)
+        return (
+            nn.Conv2d(channels, self.channels, 3, padding=1),
+            Convolution(self.channels, self.activation),
+            nn.Sequential(
+                nn.MaxPool2d(self.pool), nn.Flatten(), nn.Linear(features, len(data.classes))
+            ),
+        )
+
+    def picture(self, data: Dataset, network: nn.Module, folder: Path) -> None:
+        """Images that the network misses, the surest first."""
+        output = logits(network, data.validation_x, prepare=self.prepare(data))
+        sureness, found = output.softmax(dim=-1).max(dim=-1)
+        wrong = torch.nonzero(found != data.validation_y).squeeze(1)
+        shown = wrong[sureness[wrong].argsort(descending=True)][:PICTURE_IMAGES]
+        pictures.missed(
+            folder / "missed.png",
+            data.validation_x[shown].numpy(),
+            data.validation_y[shown].numpy(),
+            found[shown].numpy(),
+            data.classes,
+            title=f"{len(wrong)} of {len(found)} validation images missed; the surest first",
+        )
