@@ -55,10 +55,8 @@ class Network(nn.Module):
         evaluate: Solvers = Serial(),
     ):
         super().__init__()
-        if not isinstance(body, Body):
-            body = _checked_chains(body)
         self.opening = opening if opening is not None else nn.Identity()
-        self.body = body
+        self.body = body if isinstance(body, Body) else _checked_chains(body)
         self.closing = closing if closing is not None else nn.Identity()
         self.fallbacks = 0
         self.solver = solver
@@ -148,6 +146,11 @@ class Network(nn.Module):
     @evaluate_with.setter
     def evaluate_with(self, value: Solvers) -> None:
         self._evaluate_with = self._checked(value)
+
+    @property
+    def solvers(self) -> tuple[Solver, ...]:
+        """The solver of training, chain by chain."""
+        return self._each(self._solver)
 
     def _checked(self, solver: Solvers) -> Solvers:
         chains = self.chains

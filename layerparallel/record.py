@@ -119,11 +119,10 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
     """Size and place of a network, and its chains with their solvers."""
     parameters = list(network.parameters())
     chains = [
-        {"steps": body.depth, "solver": describe(each.solver)}
+        {"steps": body.depth, "solver": describe(solver)}
         for each in network.modules()
         if isinstance(each, Network)
-        for body in each.modules()
-        if isinstance(body, Body)
+        for body, solver in zip(each.chains, each.solvers, strict=True)
     ]
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),

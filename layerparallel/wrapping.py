@@ -40,9 +40,10 @@ def parted(
 
 
 def _flat(modules: Any) -> Iterator[nn.Module]:
-    if isinstance(modules, nn.Module) and type(modules) not in (nn.Sequential, nn.ModuleList):
+    alone: Any = type(modules)
+    if issubclass(alone, nn.Module) and alone not in (nn.Sequential, nn.ModuleList):
         raise TypeError(
-            f"{type(modules).__name__} has a forward of its own, which cannot be taken apart; give its "
+            f"{alone.__name__} has a forward of its own, which cannot be taken apart; give its "
             "modules in the order of their application, [model.stem, *model.blocks, model.head]"
         )
     for module in modules:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import layerparallel as lp
 from layerparallel import convolution
 from layerparallel.chain import Chain, State
-from layerparallel.propagate import Solver
 from layerparallel.solvers import MGRIT
+from layerparallel.solvers.cycles import Solvers
 
 
 class Block(nn.Module):
@@ -249,7 +249,7 @@ def pull_back(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return y.detach(), x.grad
 
 
-def compare(net: lp.Network, x: Tensor, solver: Solver) -> Errors:
+def compare(net: lp.Network, x: Tensor, solver: Solvers) -> Errors:
     """A training step's output and gradients, by `solver` and by ordinary autograd."""
     twin = net.to_serial()
     expected, expected_x = pull_back(twin, x)
@@ -268,7 +268,7 @@ def compare(net: lp.Network, x: Tensor, solver: Solver) -> Errors:
     return Errors(off, worst / scale)
 
 
-def small(solver: Solver, depth: int = 12, width: int = 4, **options: Any) -> lp.Network:
+def small(solver: Solvers, depth: int = 12, width: int = 4, **options: Any) -> lp.Network:
     """A dense network of 3 inputs and 2 outputs, smooth in depth unless told otherwise."""
     torch.manual_seed(0)
     settings: dict[str, Any] = {"T": 2.0} | options

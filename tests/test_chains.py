@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import layerparallel as lp
 from layerparallel.body import StackedBody, TiedBody, UnlikeBody
 
-CYCLES = {"forward_cycles": 8, "adjoint_cycles": 8}
+CYCLES: dict[str, Any] = {"forward_cycles": 8, "adjoint_cycles": 8}
 EXACT = lp.MGRIT(levels=2, coarsening=2, **CYCLES)
 
 

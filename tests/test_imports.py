@@ -18,7 +18,7 @@ ROWS = [
     {"generic", "solvers", "cost"},
     {"propagate", "body", "stacking", "wrapping"},
     {"network"},
-    {"refinement", "layerwise", "tuning", "optim", "data"},
+    {"refinement", "layerwise", "models", "tuning", "optim", "data"},
     {"training"},
     {"evaluate", "record", "progress"},
     {"checkpoint", "report"},

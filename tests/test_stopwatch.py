@@ -12,7 +12,6 @@ from layerparallel import record, solvers, trainer
 from layerparallel.evaluate import probe, residuals_per_cycle
 from layerparallel.solvers.cycles import cycles_of, multigrid_parts, with_cycles
 from layerparallel.stopwatch import PARTS, Stopwatch
-from layerparallel.training.comparison import undisturbed
 
 MULTIGRID = lp.MGRIT(levels=3, coarsening=(4, 2), relaxation=1, forward_cycles=3, samples=2)
 
@@ -205,7 +204,7 @@ def test_undisturbed_restores_after_an_error_too():
     net = network()
 
     def disturb():
-        with undisturbed(net):
+        with net.undisturbed():
             net.fallbacks = 3
             net(batch()[0])
             raise ZeroDivisionError

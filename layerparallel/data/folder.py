@@ -184,7 +184,7 @@ def _read(paths: list[Path], shape: tuple[int, int, int], resize: bool) -> Tenso
         except OSError as error:
             raise InputError(f"{path} cannot be read as an image ({error}): replace it.") from error
         picture = values[None] if channels == 1 else values.transpose(2, 0, 1)
-        pictures[place] = torch.from_numpy(np.ascontiguousarray(picture))
+        pictures[place] = torch.from_numpy(np.array(picture))
     return pictures
 
 

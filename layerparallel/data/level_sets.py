@@ -104,7 +104,7 @@ def level_sets(
 def published(dtype: torch.dtype = torch.float32) -> Dataset:
     """The 5000 + 200 points that the authors published with their code, in their order.
 
-    1000 training and 40 validation points of each class, class by class; 32 % of the validation
+    1000 training and 40 validation points of each class, class by class; 36 % of the validation
     points are training points, too. A point lies on a grid of 1/255 of the square.
 
     Raises:

@@ -25,13 +25,13 @@ Shortcut = Literal["A", "B"]
 
 
 class HeConv2d(nn.Conv2d):
-    """Convolution without bias, padded by kernel / 2; drawn from N(0, 2 / (kernel^2 C_out)), He et al."""
+    """Convolution without bias, padded by kernel / 2; drawn from N(0, 2 / (kernel^2 C_out))."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1):
         super().__init__(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
 
     def reset_parameters(self) -> None:
-        """A draw of its own for every layer."""
+        """As He, Zhang, Ren, Sun, "Delving deep into rectifiers" (2015), fan-out."""
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
 

@@ -28,8 +28,8 @@ from torch import nn
 from ..body import chain
 from ..errors import UnknownNameError
 from ..network import Network
-from ..propagate import Solver
 from ..solvers import Serial
+from ..solvers.cycles import Solvers
 from .blocks import (
     Basic,
     BasicResidual,
@@ -39,9 +39,6 @@ from .blocks import (
     Shortcut,
     Transition,
 )
-
-Solvers = Solver | tuple[Solver, ...]
-"""One solver for all chains, or one for each."""
 
 Block = TypeVar("Block", bound=Basic | Preactivation)
 
@@ -144,7 +141,7 @@ def wide_resnet(
     solver: Solvers = Serial(),
     evaluate: Solvers = Serial(),
 ) -> Network:
-    """Wide residual network WRN-`depth`-`widen` (Zagoruyko, Komodakis 2016), depth = 6 n + 4: 16, 28, 40.
+    """Wide residual network WRN-`depth`-`widen` (Zagoruyko, Komodakis 2016); depth = 6 n + 4: 16, 40.
 
     Pre-activation basic blocks; a convolution to `width` channels, stages of 1, 2 and 4 times
     width * widen channels, each a transition and a chain of n-1 blocks (``integrator="euler"``, see

@@ -1,4 +1,4 @@
-"""From the record of a run to pictures: RUN/plots/*.png."""
+"""Pictures of a run: RUN/plots/*.png."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ OURS, THEIRS = "#1f5fbf", "#d1495b"
 FORWARD, ADJOINT = "#1f5fbf", "#e08e1b"
 BANDS = ("#3b4cc0", "#8db0fe", "#c9c9c9", "#f4987a", "#b40426")
 INK, GRID = "#222222", "#d9d9d9"
+
+
+OURS_ALONE = ("training.png", "residuals.png")
+"""What `plots` draws, for every run; a recipe draws what it alone knows under other names."""
 
 
 def folder_of(run: Path) -> Path:

@@ -1,0 +1,268 @@
+"""What the record of a run tells, whether the run has ended, was killed, or is still going."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerparallel import solvers
+from layerparallel.record import RecordError, history, read, read_summary
+from layerparallel.report.pictures import OURS_ALONE
+from layerparallel.solvers import MGRIT, Serial, Split
+
+Line = dict[str, Any]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+GAP = 0.002
+"""Difference of two accuracies from which it is worth a word: 0.2 points."""
+GROWTH = 3.0
+"""Factor by which residuals may grow in a training before it is worth a word."""
+SMALL = 1e-4
+"""Relative residual below which growth does not matter."""
+FAR = 0.3
+"""Relative gradient error from which it is worth a word."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run as its record tells it; whatever the record lacks is empty or None."""
+
+    folder: Path
+    name: str
+    start: Line
+    networks: list[Line]
+    epochs: list[Line]
+    serial: list[Line]
+    cycles: Line
+    decisions: list[Line]
+    summary: dict[str, Any] | None
+    pictures: list[Path]
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe."""
+        return str(self.start.get("recipe", "a run"))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to its end."""
+        return self.summary is not None
+
+    @property
+    def parallel(self) -> bool:
+        """Whether anything was iterated, rather than propagated serially throughout."""
+        return self.last("forward_residual") is not None or self.last("adjoint_residual") is not None
+
+    @property
+    def planned(self) -> int:
+        """Epochs that were to be trained."""
+        return sum(phase.get("epochs", 0) for phase in self.start.get("phases", []))
+
+    @property
+    def validation_samples(self) -> int | None:
+        """Samples that accuracies are measured on."""
+        return self.start.get("data", {}).get("validation")
+
+    def last(self, key: str) -> Any:
+        """The latest value of an epoch's figure that is there; None if there is none."""
+        return next((line[key] for line in reversed(self.epochs) if line.get(key) is not None), None)
+
+    def result(self, key: str) -> Any:
+        """A figure of the summary; of a run under way the latest there is."""
+        return self.summary.get(key) if self.summary is not None else self.last(key)
+
+    def fallbacks(self) -> int:
+        """Solves that were done serially instead."""
+        return sum(line.get("fallbacks") or 0 for line in self.epochs)
+
+    def gap(self) -> float | None:
+        """Accuracy propagated in parallel less accuracy propagated serially."""
+        serially, parallel = (self.result(f"validation_accuracy{way}") for way in ("", "_parallel"))
+        return None if serially is None or parallel is None else parallel - serially
+
+    def chains(self) -> list[tuple[int, Serial | MGRIT | Split]]:
+        """Depth and solver of every chain of the last network, each kind once."""
+        found = []
+        for chain in self.networks[-1].get("chains", []) if self.networks else []:
+            try:
+                pair = chain["steps"], solvers.rebuild(chain["solver"])
+            except (KeyError, TypeError, ValueError):  # of a version with other solvers
+                continue
+            if pair not in found:
+                found.append(pair)
+        return found
+
+
+def tell(folder: Path) -> Story:
+    """Read a run folder.
+
+    Raises:
+        RecordError: it is none, its record or summary is damaged, or no epoch has ended yet.
+    """
+    records = read(folder)
+    epochs = history(records, "epoch")
+    if not epochs:
+        raise RecordError(
+            f"The run {folder} has not ended its first epoch, so there is nothing to report: wait for "
+            f"it, or go on with `layerparallel resume {folder}`."
+        )
+    return Story(
+        folder=folder,
+        name=folder.resolve().name,
+        start=records[0],
+        networks=history(records, "network"),
+        epochs=epochs,
+        serial=_last_attempt(history(records, "serial")),
+        cycles=(history(records, "cycles") or [{}])[-1],
+        decisions=history(records, "decision"),
+        summary=read_summary(folder),
+        pictures=_pictures(folder),
+    )
+
+
+def _last_attempt(lines: list[Line]) -> list[Line]:
+    """The serial slice is not saved: a resumed run does it over again."""
+    first = max((k for k, line in enumerate(lines) if line.get("epoch") == 1), default=0)
+    return lines[first:]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """What the recipe drew: every whole PNG but those that every run has."""
+    found = sorted((folder / "plots").glob("*.png"))
+    return [path for path in found if path.name not in OURS_ALONE and _is_png(path)]
+
+
+def _is_png(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(PNG)) == PNG
+
+
+# ---- what to read from it ----------------------------------------------------------------------
+
+
+def notes(story: Story) -> list[str]:
+    """One sentence for each thing that a reader should know before the figures."""
+    found = [
+        _unfinished(story),
+        _fell_back(story),
+        _gap(story),
+        _twin(story),
+        _inexact(story),
+        *[_growing(story, direction) for direction in ("forward", "adjoint")],
+        *[_diverging(story, direction) for direction in ("forward", "adjoint")],
+        _went_serial(story),
+        _slow(story),
+    ]
+    return [note for note in found if note]
+
+
+def _unfinished(story: Story) -> str | None:
+    if story.ended:
+        return None
+    if len(story.epochs) >= story.planned > 0:
+        return "The run has trained to its end but has not summed up: this is what it has so far."
+    return (
+        f"The run has not ended: this is how it stands after {len(story.epochs)} of "
+        f"{story.planned or 'its'} epochs."
+    )
+
+
+def _fell_back(story: Story) -> str | None:
+    count = story.fallbacks()
+    if not count:
+        return None
+    hit = sum(1 for line in story.epochs if line.get("fallbacks"))
+    solves = "1 solve" if count == 1 else f"{count:,} solves"
+    return (
+        f"{solves} misbehaved and {'was' if count == 1 else 'were'} done serially instead, in {hit} of "
+        f"{len(story.epochs)} epochs: more cycles, a smaller coarsening or the coarse operator picard "
+        "may help."
+    )
+
+
+def _gap(story: Story) -> str | None:
+    gap, samples = story.gap(), story.validation_samples
+    if gap is None or abs(gap) <= GAP + 1e-12:
+        return None
+    grain = ""
+    if samples and 1 / samples > GAP:
+        grain = f" (one of the {samples} validation samples is {points(1 / samples)})"
+    return (
+        f"Propagated in parallel the network is {points(abs(gap))} {'worse' if gap < 0 else 'better'} "
+        f"than serially{grain}: where that matters, train with more cycles."
+    )
+
+
+def _twin(story: Story) -> str | None:
+    twin, ours = story.serial, story.epochs
+    if len(twin) < len(ours) or not story.ended:
+        return None
+    theirs, mine = twin[-1].get("validation_accuracy"), story.result("validation_accuracy")
+    if theirs is None or mine is None or theirs - mine <= GAP + 1e-12:
+        return None
+    return f"The serially trained twin is {points(theirs - mine)} more accurate after as many epochs."
+
+
+def _inexact(story: Story) -> str | None:
+    evaluated = [line for line in story.epochs if "gradient_cosine" in line]
+    if not evaluated:
+        return None
+    error, cosine = evaluated[-1].get("gradient_error"), evaluated[-1]["gradient_cosine"]
+    if error is None:
+        return "At the last evaluation no layer-parallel gradient could be had: the solve fell back."
+    if error <= FAR:
+        return None
+    return (
+        f"At the last evaluation the gradient was {error:.0%} off the exact one (cosine {cosine:.2f}): "
+        "more cycles or the coarse operator picard make it more exact."
+    )
+
+
+def _growing(story: Story, direction: str) -> str | None:
+    values = [line.get(f"{direction}_residual") for line in story.epochs]
+    there = [value for value in values if value is not None]
+    if len(there) < 4:
+        return None
+    quarter = max(len(there) // 4, 1)
+    before, after = (statistics.median(part) for part in (there[:quarter], there[-quarter:]))
+    if after < max(GROWTH * before, SMALL):
+        return None
+    return (
+        f"The {direction} residual grew in training, from {before:.1e} to {after:.1e}: cycles that "
+        "sufficed at first may not at the end; Adaptive adds them when they are needed."
+    )
+
+
+def _diverging(story: Story, direction: str) -> str | None:
+    factor = story.last(f"{direction}_factor")
+    if factor is None or factor < 1:
+        return None
+    return (
+        f"The {direction} iteration diverges on the trained network (factor {factor:.2f} per cycle): "
+        "a smaller coarsening or another coarse operator may mend it."
+    )
+
+
+def _went_serial(story: Story) -> str | None:
+    times = sum(1 for decision in story.decisions if decision.get("action") == "serial")
+    if not times:
+        return None
+    return (
+        f"The adaptive mode gave up multigrid {'once' if times == 1 else f'{times} times'} and "
+        "propagated serially, because its most cycles did not suffice."
+    )
+
+
+def _slow(story: Story) -> str | None:
+    ratio = story.result("serial_ratio")
+    if ratio is None or ratio >= 1 or not story.parallel:
+        return None
+    return (
+        f"An epoch took {1 / ratio:.1f} times as long as with serial PyTorch: here layer-parallel "
+        "training does not pay on this machine."
+    )
+
+
+def points(difference: float) -> str:
+    """A difference of accuracies in points: 0.5 points."""
+    return f"{100 * difference:.2g} points"
