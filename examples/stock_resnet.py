@@ -58,6 +58,7 @@ class PreActResNet(nn.Module):
 
 # ---- here ---------------------------------------------------------------------------------------
 
+
 def multigrid(cycles: int) -> lp.MGRIT:
     return lp.MGRIT(coarsening=4, coarse="picard", forward_cycles=cycles, adjoint_cycles=cycles)
 

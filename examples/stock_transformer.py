@@ -49,7 +49,7 @@ def main(depth: int = 16, width: int = 16) -> dict[str, tuple[float, GradientErr
             return output.detach(), gradients(plain)
 
         reference = gradient(plain) if dropout == 0 else gradient(net, model)
-        solvers = {"serial": lp.Serial()} if dropout == 0 else {}
+        solvers: dict[str, lp.Serial | lp.MGRIT] = {"serial": lp.Serial()} if dropout == 0 else {}
         for cycles in (1, 2, 4):
             solvers[f"{cycles} + {cycles} cycles"] = lp.MGRIT(
                 coarsening=4, coarse="picard", forward_cycles=cycles, adjoint_cycles=cycles

@@ -1,4 +1,4 @@
-"""The command line: train, resume, evaluate, list, bench.
+"""The command line: train, resume, evaluate, report, list, bench.
 
 Wrong input ends with one sentence on standard error and exit code 2; a programming error keeps its
 traceback.
@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import sys
+import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,8 @@ import torch
 import tyro
 
 import layerparallel
-from layerparallel import checkpoint, progress, recipes, record, report, trainer
+from layerparallel import board, checkpoint, progress, recipes, record, report, trainer
+from layerparallel.board import Board
 from layerparallel.checkpoint import CheckpointError
 from layerparallel.errors import InputError, UnknownNameError
 from layerparallel.evaluate import accuracy
@@ -60,6 +62,7 @@ def overview() -> str:
             ("train", "RECIPE [options]", "train a network; the options are those of the recipe"),
             ("resume", "RUN", "go on with a run that was stopped or killed"),
             ("evaluate", "RUN", "accuracy of its network, propagated serially and in parallel"),
+            ("report", "RUN [RUN ...]", "one HTML page about a run, or several compared"),
             ("list", "", "the recipes there are"),
             ("bench", "NAME [--json]", "measure against ordinary PyTorch on this machine"),
         )
@@ -83,31 +86,45 @@ def train(arguments: list[str]) -> None:
     name, flags = arguments[0], arguments[1:]
     recipe = recipes.get(name)
     known = [each.name.replace("_", "-") for each in dataclasses.fields(recipe)]
+    known += ["run", "tensorboard"]
     for flag in flags:
         option = flag.partition("=")[0].removeprefix("--").replace("_", "-")
-        if flag.startswith("--") and option not in [*known, "run", "help"]:
-            raise UnknownNameError(f"option of {name}", option, [*known, "run"])
-    options, folder = _parse_recipe(name, recipe, flags)
-    run = _build(options)
-    folder = record.new_folder(folder or record.default_folder(name))
+        if flag.startswith("--") and not {option, option.removeprefix("no-")} & {*known, "help"}:
+            raise UnknownNameError(f"option of {name}", option, known)
+    chosen = _parse_recipe(name, recipe, flags)
+    run = _build(chosen.recipe)
+    if chosen.tensorboard:
+        board.summary_writer()  # before there is a folder
+    folder = record.new_folder(chosen.run or record.default_folder(name))
     display = progress.display()
     display.say(f"run folder {folder}")
-    _finish(run, folder, display, lambda: trainer.train(run, folder, display))
+    _finish(run, folder, display, trainer.train, Board(folder) if chosen.tensorboard else None)
 
 
-def _parse_recipe(name: str, recipe: Any, flags: list[str]) -> tuple[Any, Path | None]:
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What the flags of `train` say."""
+
+    recipe: Any
+    run: Path | None
+    tensorboard: bool
+
+
+def _parse_recipe(name: str, recipe: Any, flags: list[str]) -> Chosen:
     help_ = f"Run folder; runs/{name}-DATE if not given."
+    logs = "Write TensorBoard logs to RUN/tensorboard, too."
     group = name.replace("-", "_")
     kind = dataclasses.make_dataclass(
         "Train",
         [
             (group, tyro.conf.OmitArgPrefixes[recipe]),
             ("run", Annotated[Path | None, tyro.conf.arg(metavar="DIR", help=help_)], None),
+            ("tensorboard", Annotated[Switch, tyro.conf.arg(help=logs)], False),
         ],
     )
     program, about = f"layerparallel train {name}", (recipe.__doc__ or "").partition("\n")[0]
     chosen: Any = tyro.cli(kind, args=flags, prog=program, description=about)
-    return getattr(chosen, group), chosen.run
+    return Chosen(getattr(chosen, group), chosen.run, chosen.tensorboard)
 
 
 def resume(run: Folder) -> None:
@@ -115,10 +132,11 @@ def resume(run: Folder) -> None:
     plan = _recorded(run)
     display = progress.display()
     if record.read_summary(run) is None:
-        _finish(plan, run, display, lambda: trainer.resume(plan, run, display))
+        logs = Board(run) if (run / board.FOLDER).is_dir() else None
+        _finish(plan, run, display, trainer.resume, logs)
     else:
         _draw(plan, run, _trained(plan, run))
-        display.say(f"{run} has ended already; its plots were drawn again")
+        display.say(f"{run} has ended already; its plots and its report were drawn again")
 
 
 def _recorded(folder: Path) -> Run:
@@ -134,20 +152,28 @@ def _build(options: Any) -> Run:
         raise InputError(str(error)) from error
 
 
-def _finish(run: Run, folder: Path, display: Any, work: Callable[[], Outcome]) -> None:
+def _finish(
+    run: Run, folder: Path, display: Any, work: Callable[..., Outcome], logs: Board | None
+) -> None:
     try:
-        outcome = work()
+        outcome = work(run, folder, display, logs)
     except KeyboardInterrupt:
         display.say(f"stopped; go on with: layerparallel resume {folder}")
         raise
+    if logs is not None:
+        logs.finish(outcome.summary)
     _draw(run, folder, outcome.network)
-    display.say(f"results in {folder / record.SUMMARY}, plots in {report.folder_of(folder)}")
+    display.say(
+        f"results in {folder / record.SUMMARY}, plots in {report.folder_of(folder)}, "
+        f"all of it in {folder / report.PAGE}"
+    )
 
 
 def _draw(run: Run, folder: Path, network: Any) -> None:
     report.plots(folder)
     if run.picture is not None:
         run.picture(network, report.folder_of(folder))
+    report.write([folder], folder / report.PAGE)
 
 
 def _trained(run: Run, folder: Path) -> Any:
@@ -159,7 +185,7 @@ def _trained(run: Run, folder: Path) -> Any:
     return trainer.restore(run, found).network
 
 
-# ---- evaluate, list, bench ----------------------------------------------------------------------
+# ---- evaluate, report, list, bench --------------------------------------------------------------
 
 
 def evaluate(run: Folder, json_: Annotated[Switch, tyro.conf.arg(name="json")] = False) -> None:
@@ -171,15 +197,39 @@ def evaluate(run: Folder, json_: Annotated[Switch, tyro.conf.arg(name="json")] =
     found = {
         "recipe": plan.recipe,
         "validation_accuracy": accuracy(network, x, y, prepare=plan.prepare),
-        "validation_accuracy_parallel": accuracy(
-            network, x, y, parallel=True, prepare=plan.prepare
-        ),
+        "validation_accuracy_parallel": accuracy(network, x, y, parallel=True, prepare=plan.prepare),
     }
     if json_:
         print(json.dumps(found))
         return
     print(f"validation accuracy, serially     {found['validation_accuracy']:.2%}")
     print(f"validation accuracy, in parallel  {found['validation_accuracy_parallel']:.2%}")
+
+
+Output = Annotated[
+    Path | None,
+    tyro.conf.arg(metavar="FILE", help="The page; RUN/report.html, of several runs ./report.html."),
+]
+Open = Annotated[Switch, tyro.conf.arg(name="open", help="Show the page in a browser.")]
+
+
+def report_(
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN [RUN ...]", help="Run folders, ended or not."),
+    ] = (),
+    output: Output = None,
+    open_: Open = False,
+) -> None:
+    """One HTML page, of one file, about a run or about several compared."""
+    if not runs:
+        raise InputError("`report` takes run folders: give the one that `layerparallel train` named.")
+    alone = runs[0] / report.PAGE if len(runs) == 1 else Path(report.PAGE)
+    page = report.write(runs, output or alone)
+    print(page)
+    if open_ and not webbrowser.open(page.resolve().as_uri()):
+        raise InputError(f"No browser was found: open {page} in one yourself.")
 
 
 def list_() -> None:
@@ -233,6 +283,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "resume": _typed("resume", resume),
     "evaluate": _typed("evaluate", evaluate),
+    "report": _typed("report", report_),
     "list": _typed("list", list_),
     "bench": bench,
 }

@@ -85,7 +85,8 @@ class Network(nn.Module):
             example: an input; one forward in evaluation mode finds the shapes.
             stacked: copy and stack the parameters of every chain, so that many of its steps are
                 evaluated together (see `chain`); the model's own parameters are then left behind.
-            solver, evaluate: as of `Network`.
+            solver: as of `Network`.
+            evaluate: as of `Network`.
 
         Raises:
             ValueError: no chain is found, or one that cannot be stacked.

@@ -87,7 +87,8 @@ def depth_groups(network: nn.Module) -> list[dict[str, Any]]:
     gradient is ``1/h`` times its derivative, so that the body of a deep network learns as fast as
     that of a shallow one, beside opening and closing.
     """
-    chains: Any = network.chains
+    given: Any = network
+    chains = given.chains if hasattr(given, "chains") else [given.body]  # or a serial twin
     inside = {p for body in chains for p in body.parameters()}
     rest = [p for p in network.parameters() if p not in inside]
     groups = [{"params": list(body.parameters()), "metric": float(body.h)} for body in chains]

@@ -3,7 +3,9 @@
 RUN/record.jsonl    one JSON object a line, appended to; the first line says what was run
 RUN/summary.json    the results, written once at the end
 RUN/checkpoints/    see checkpoint.py
-RUN/plots/          see report.py
+RUN/plots/          see report/pictures.py
+RUN/report.html     see report/page.py
+RUN/tensorboard/    see board.py
 """
 
 import dataclasses
@@ -12,14 +14,13 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from layerparallel.body import Body
 from layerparallel.errors import InputError
 from layerparallel.network import Network
 from layerparallel.solvers import describe
@@ -136,14 +137,15 @@ class Record:
     """The append-only record of a run.
 
     Each line is `{"kind": ..., "time": seconds since 1970, ...}`. Only one process writes to it at
-    a time.
+    a time. `listener`, if any, is called with every line that was written.
 
     Raises:
         RecordError: where another process is writing to the same record.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, listener: Callable[[dict[str, Any]], object] | None = None) -> None:
         self.path = folder / RECORD
+        self._listener = listener
         self._file = open(self.path, "ab+")  # noqa: SIM115  closed by close()
         _lock(self._file, folder)
         self._drop_a_torn_last_line()
@@ -158,10 +160,12 @@ class Record:
 
     def append(self, kind: str, **values: Any) -> dict[str, Any]:
         """Write one line through to the disk, and return it."""
-        line = {"kind": kind, "time": round(time.time(), 3), **values}
-        self._file.write(json.dumps(_plain(line), allow_nan=False).encode() + b"\n")
+        line = _plain({"kind": kind, "time": round(time.time(), 3), **values})
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+        if self._listener is not None:
+            self._listener(line)
         return line
 
     def close(self) -> None:
@@ -221,12 +225,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            record = json.loads(line)
+            record["kind"]
+        except (KeyError, TypeError, ValueError) as error:
             raise RecordError(
                 f"Line {number} of {path} is damaged: remove that line, or start a new run."
             ) from error
-    if not records or records[0].get("kind") != "start":
+        records.append(record)
+    if not records or records[0]["kind"] != "start":
         raise RecordError(f"{path} does not begin with a start line: start a new run.")
     return records
 
@@ -260,10 +266,10 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """RUN/summary.json, or None where the run has not ended."""
     try:
-        return json.loads((folder / SUMMARY).read_bytes())
+        return dict(json.loads((folder / SUMMARY).read_bytes()))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise RecordError(
             f"{folder / SUMMARY} is damaged: remove it and `layerparallel resume {folder}`."
         ) from error

@@ -39,6 +39,8 @@ from layerparallel.stopwatch import Stopwatch
 from layerparallel.sums import Sums
 from layerparallel.training.base import Method, StepRecord
 
+Listener = Callable[[dict[str, Any]], object]
+
 CYCLES = 8
 """Cycles over which the residuals are followed at the end."""
 
@@ -87,10 +89,16 @@ class Outcome:
     network: nn.Module
 
 
-def train(run: Run, folder: Path, display: Display | None = None) -> Outcome:
-    """Do a run from its beginning, in a run folder made by `record.new_folder`."""
+def train(
+    run: Run, folder: Path, display: Display | None = None, listener: Listener | None = None
+) -> Outcome:
+    """Do a run from its beginning, in a run folder made by `record.new_folder`.
+
+    Args:
+        listener: called with every line of the record, for example a `Board`.
+    """
     torch.set_num_threads(run.threads)
-    with Record(folder) as record:
+    with Record(folder, listener) as record:
         record.append(
             "start",
             recipe=run.recipe,
@@ -108,7 +116,9 @@ def train(run: Run, folder: Path, display: Display | None = None) -> Outcome:
         return _Training(run, folder, record, display or Silent()).go(None)
 
 
-def resume(run: Run, folder: Path, display: Display | None = None) -> Outcome:
+def resume(
+    run: Run, folder: Path, display: Display | None = None, listener: Listener | None = None
+) -> Outcome:
     """Go on with a run from its last whole checkpoint; without one, from its beginning.
 
     In float64 on one thread the result is bitwise that of the unbroken run.
@@ -116,7 +126,7 @@ def resume(run: Run, folder: Path, display: Display | None = None) -> Outcome:
     torch.set_num_threads(run.threads)
     found = checkpoint.latest(folder)
     done = (found.moment.phase, found.moment.epoch) if found else (0, 0)
-    with Record(folder) as record:
+    with Record(folder, listener) as record:
         record.append("resume", done=done, machine=machine())
         return _Training(run, folder, record, display or Silent()).go(found)
 

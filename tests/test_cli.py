@@ -45,6 +45,7 @@ def test_a_run_leaves_its_folder(finished):
         "checkpoints",
         "plots",
         "record.jsonl",
+        "report.html",
         "summary.json",
     ]
     assert len(list((finished / "plots").glob("*.png"))) == 3

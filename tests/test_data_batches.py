@@ -181,6 +181,17 @@ def test_a_batch_says_how_its_images_were_cropped():
         assert torch.equal(batch.x, PREPARE(again))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gets_the_same_batches():
+    data = dataset(500, height=32, width=32)
+    on_cpu = Batches(data, 128, seeded(5), PREPARE)
+    on_gpu = Batches(data.to("cuda"), 128, seeded(5), PREPARE)
+    for here, there in zip(on_cpu, on_gpu, strict=True):
+        assert there.x.is_cuda
+        assert torch.equal(here.index, there.index.cpu())
+        assert torch.allclose(here.x, there.x.cpu(), rtol=1e-6)
+
+
 def test_two_epochs_of_one_generator_differ():
     data, generator = dataset(), seeded()
     first, second = (Batches(data, 5, generator, PREPARE) for _ in range(2))

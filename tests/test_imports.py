@@ -20,8 +20,8 @@ ROWS = [
     {"network"},
     {"refinement", "layerwise", "models", "tuning", "optim", "data"},
     {"training"},
-    {"evaluate", "record", "progress"},
-    {"checkpoint", "report"},
+    {"evaluate", "record", "progress", "stopwatch", "sums"},
+    {"checkpoint", "report", "board"},
     {"trainer"},
     {"recipes"},
     {"cli"},
@@ -66,6 +66,7 @@ def test_the_package_alone_loads_none_of_what_the_command_line_needs():
     done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "torch" in loaded
-    assert not loaded & {"rich", "tyro", "matplotlib", "scipy", "PIL"}
+    assert not loaded & {"rich", "tyro", "matplotlib", "scipy", "PIL", "pooch", "sklearn", "requests"}
+    assert not loaded & {"jinja2", "tensorboard"}
     application = {"layerparallel.trainer", "layerparallel.recipes", "layerparallel.report"}
     assert not application & set(done.stdout.split())

@@ -118,18 +118,9 @@ def test_the_record_has_a_split_that_adds_up(tmp_path):
     assert all(line["split"]["adjoint"] == 0 for line in record.history(lines, "serial"))
 
 
-class AdaptiveLevelSets(type(small.recipe())):
-    """The small recipe in the adaptive mode, with a target that forces decisions."""
-
-    def _backprop(self, network, epochs):
-        method = super()._backprop(network, epochs)
-        if not isinstance(network, lp.Network):
-            return method
-        return lp.Adaptive(method, method.criterion, every=5, target=1e-6, maximum=3)
-
-
 def adaptive(**options):
-    return AdaptiveLevelSets(**{**vars(small.recipe()), **options}).build()
+    """A run in the adaptive mode, with a target that forces decisions."""
+    return small.recipe(adaptive=True, adaptive_every=5, adaptive_target=1e-6, **options).build()
 
 
 def test_decisions_of_the_adaptive_mode_are_on_record_once(tmp_path):

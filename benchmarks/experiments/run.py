@@ -25,7 +25,14 @@ from typing import Any
 from layerparallel import recipes, record, trainer
 
 Row = dict[str, Any]
-QUICK = {"depth": 16, "coarsening": 4, "training": 300, "validation": 200, "epochs": 2, "serial_epochs": 1}
+QUICK = {
+    "depth": 16,
+    "coarsening": 4,
+    "training": 300,
+    "validation": 200,
+    "epochs": 2,
+    "serial_epochs": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -110,9 +117,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="layerparallel bench experiments")
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
     parser.add_argument("--quick", action="store_true", help="a few mini batches of each")
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="NAME")
+    parser.add_argument(
+        "--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="NAME"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="most seeds of each")
-    parser.add_argument("--keep", type=Path, help="folder for the runs; one that ended is not run again")
+    parser.add_argument("--keep", type=Path, help="folder for the runs; what ended is kept")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         found = []

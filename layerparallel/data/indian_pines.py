@@ -89,7 +89,8 @@ def indian_pines(
         bands: 200 of the corrected file, or 220 of ``Indian_pines.mat`` where the user has it.
         split: by "pixels", drawn from all that are labelled, as Günther et al. (SIAM J. Math. Data
             Sci. 2(1), 2020) do; or by "regions", see `layerparallel.data.regions`.
-        training, validation: how many pixels; they publish results for 4000 and 2000.
+        training: how many pixels to train on; results are published for 4000.
+        validation: how many to validate on; results are published for 2000.
         stratified: classes in their proportions instead of as they are drawn.
         guard: with regions, a training pixel is more than so many pixels away from every validation
             pixel, diagonals included; 1 means that they do not touch.

@@ -22,7 +22,6 @@ from layerparallel.training.adaptive import Adaptive
 from layerparallel.training.backprop import Backprop
 from layerparallel.training.base import Method
 
-
 AT_LEAST_ONE = (
     "depth",
     "epochs",
@@ -209,9 +208,7 @@ class Common(ABC):
         method = self._backprop(data, network, epochs)
         if not self.adaptive:
             return method
-        return Adaptive(
-            method, method.criterion, every=self.adaptive_every, target=self.adaptive_target
-        )
+        return Adaptive(method, method.criterion, every=self.adaptive_every, target=self.adaptive_target)
 
     def _serial_method(self, data: Dataset) -> Method:
         return self._backprop(data, self._network(data, self.depth).to_serial(), self.epochs)

@@ -54,7 +54,7 @@ class IndianPines(Common):
     def parts(self, data: Dataset) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Linear, dense layers, linear."""
         return (
-            nn.Linear(*data.shape, self.width),
+            nn.Linear(data.shape[0], self.width),
             Dense(self.width, self.activation),
             nn.Linear(self.width, len(data.classes)),
         )

@@ -42,9 +42,9 @@ class Mnist(Common):
     """Layers N."""
     channels: int = 8
     """Channels of the state."""
-    pool: int = 2
+    pool: int = 4
     """Side of the squares over which the last state is pooled, before a linear layer."""
-    crop: int = 0
+    crop: int = 2
     """Pixels by which training images are moved at random, up, down and sideways."""
     epochs: int = 8
     """Epochs with the network of full depth."""
@@ -77,9 +77,7 @@ class Mnist(Common):
         return (
             nn.Conv2d(channels, self.channels, 3, padding=1),
             Convolution(self.channels, self.activation),
-            nn.Sequential(
-                nn.MaxPool2d(self.pool), nn.Flatten(), nn.Linear(features, len(data.classes))
-            ),
+            nn.Sequential(nn.MaxPool2d(self.pool), nn.Flatten(), nn.Linear(features, len(data.classes))),
         )
 
     def picture(self, data: Dataset, network: nn.Module, folder: Path) -> None:

@@ -47,7 +47,11 @@ def land_cover(
     figure = _figure(13.5, 4.9)
     axes = figure.subplots(1, 4)
     whole = np.where(known, predicted, UNKNOWN)
-    maps = (("ground truth", truth), ("network, labelled pixels", whole), ("network, all pixels", predicted))
+    maps = (
+        ("ground truth", truth),
+        ("network, labelled pixels", whole),
+        ("network, all pixels", predicted),
+    )
     for place, (name, classes) in zip(axes, maps, strict=False):
         place.imshow(
             classes, cmap=colors, vmin=UNKNOWN - 0.5, vmax=len(names) - 0.5, interpolation="nearest"

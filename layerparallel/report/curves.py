@@ -15,8 +15,10 @@ COLOURS = (
     "#2f7ed8", "#d9652b", "#2a9d6f", "#b357c9", "#c7427c", "#8a7a2f", "#3c9aa8", "#7f7f7f",
 )  # fmt: skip
 """Of the runs, in their order; each to be told from white and from black."""
-INK, GRID = "#222222", "#d9d9d9"
+INK, GRID, PAPER = "#222222", "#d9d9d9", "#fefefe"  # what the page puts its own colours for
 SIZE = (4.4, 2.9)  # inches of 72 units: as wide as a narrow screen, so that text stays legible
+
+MARKED = 20  # points below which each is marked
 
 Array = NDArray[np.float64]
 Horizontal = Callable[[list[Line]], Array]
@@ -55,20 +57,25 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
+def serial_colour(number: int, runs: int) -> str:
+    """Colour of a run's serial twin: its own where there are several, another where it is alone."""
+    return COLOURS[1] if runs == 1 else colour(number)
+
+
 def learning(stories: Sequence[Story]) -> list[Panel]:
     """Loss and accuracy over epochs and over seconds, with the serial slice of each run."""
     found = []
-    for title, key, style in (
-        ("Training loss", "train_loss", "solid"),
-        ("Accuracy", "validation_accuracy", "solid"),
-    ):
-        for over, across in (("epochs", _epochs), ("seconds of training", _seconds)):
+    for title, key in (("Training loss", "train_loss"), ("Accuracy", "validation_accuracy")):
+        for over, across in (("epochs", _numbers), ("seconds of training", _seconds)):
             curves = []
             for number, story in enumerate(stories):
-                for lines, dashes in ((story.epochs, style), (story.serial, "dashed")):
-                    if key == "validation_accuracy" and dashes == "solid":
-                        curves.append(_curve(lines, across, "train_accuracy", number, "thin"))
-                    curves.append(_curve(lines, across, key, number, dashes))
+                if key == "validation_accuracy":
+                    curves.append(_curve(story.epochs, across, "train_accuracy", number, "thin"))
+                curves.append(_curve(story.epochs, across, key, number))
+                serially = serial_colour(number, len(stories))
+                curves.append(
+                    Curve(across(story.serial), _column(story.serial, key), serially, "dashed")
+                )
             scale = "log" if key == "train_loss" else "percent"
             found.append(panel(f"{title} over {over}", curves, over, scale))
     return [each for each in found if each is not None]
@@ -94,7 +101,7 @@ def exactness(stories: Sequence[Story]) -> list[Panel]:
         panel(
             "Error of the gradient",
             [
-                _curve(story.epochs, _epochs, "gradient_error", number)
+                _curve(story.epochs, _numbers, "gradient_error", number)
                 for number, story in enumerate(stories)
             ],
             "epochs",
@@ -116,7 +123,7 @@ def exactness(stories: Sequence[Story]) -> list[Panel]:
         panel(
             "Fallbacks to the serial solver",
             [
-                _curve(story.epochs, _epochs, "fallbacks", number)
+                _curve(story.epochs, _numbers, "fallbacks", number)
                 for number, story in enumerate(stories)
                 if story.fallbacks()
             ],
@@ -131,7 +138,7 @@ def adaptive(stories: Sequence[Story]) -> list[Panel]:
     """Cycles that the adaptive mode chose, and the error that it measured."""
     chosen, measured = [], []
     for number, story in enumerate(stories):
-        steps = _steps(story.decisions)
+        steps = _numbers(story.decisions)
         for direction, style in (("forward", "steps"), ("adjoint", "dashed steps")):
             # No cycles stand for serial propagation: they are drawn at 0.
             cycles = [line.get(f"{direction}_cycles") or 0 for line in story.decisions]
@@ -140,8 +147,18 @@ def adaptive(stories: Sequence[Story]) -> list[Panel]:
             Curve(steps, _column(story.decisions, "relative_error"), colour(number), "solid")
         )
     found = [
-        panel("Cycles chosen", chosen, "steps", note="0 stands for serial propagation."),
-        panel("Error of the gradient when they were chosen", measured, "steps", "log"),
+        panel(
+            "Cycles chosen",
+            chosen,
+            "comparisons with the exact gradient",
+            note="0 stands for serial propagation.",
+        ),
+        panel(
+            "Error of the gradient before the choice",
+            measured,
+            "comparisons with the exact gradient",
+            "log",
+        ),
     ]
     return [each for each in found if each is not None]
 
@@ -171,7 +188,7 @@ def panel(
 
 def _both(stories: Sequence[Story], what: str) -> list[Curve]:
     return [
-        _curve(story.epochs, _epochs, f"{direction}_{what}", number, style)
+        _curve(story.epochs, _numbers, f"{direction}_{what}", number, style)
         for number, story in enumerate(stories)
         for direction, style in (("forward", "solid"), ("adjoint", "dashed"))
     ]
@@ -188,19 +205,9 @@ def _curve(lines: list[Line], across: Horizontal, key: str, number: int, style: 
     return Curve(across(lines), _column(lines, key), colour(number), style)
 
 
-def _epochs(lines: list[Line]) -> Array:
-    """Epochs counted through all phases."""
+def _numbers(lines: list[Line]) -> Array:
+    """Number of a line, counted through all phases."""
     return np.arange(1.0, len(lines) + 1)
-
-
-def _steps(decisions: list[Line]) -> Array:
-    """Steps before every decision, counted through all phases."""
-    found, before = [], 0.0
-    for line, last in zip(decisions, [*decisions[:1], *decisions], strict=False):
-        if line.get("phase") != last.get("phase"):
-            before = found[-1]
-        found.append(before + line["step"])
-    return np.array(found, dtype=float)
 
 
 def _seconds(lines: list[Line]) -> Array:
@@ -224,7 +231,7 @@ def _svg(curves: list[Curve], over: str, scale: str, title: str) -> str:
 
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "font.size": 8.5,
+        "font.size": 9.3,
         "axes.edgecolor": GRID,
         "axes.labelcolor": INK,
         "xtick.color": INK,
@@ -239,8 +246,11 @@ def _svg(curves: list[Curve], over: str, scale: str, title: str) -> str:
         FigureCanvasSVG(figure)
         axes = figure.subplots()
         for curve in curves:
-            lone = {"marker": "o", "markersize": 3.2} if curve.x.size < 12 else {}
-            style = {**STYLES[curve.style], **(lone if curve.style != "thin" else {})}
+            style = STYLES[curve.style]
+            if curve.x.size < MARKED and curve.style != "thin":
+                hollow = "dashes" in style
+                face = PAPER if hollow else curve.colour
+                style = {"marker": "o", "markersize": 4, "markerfacecolor": face, **style}
             axes.plot(curve.x, curve.y, color=curve.colour, **style)
         axes.set_xlabel(over)
         axes.grid(True)
@@ -248,7 +258,7 @@ def _svg(curves: list[Curve], over: str, scale: str, title: str) -> str:
         axes.tick_params(length=0)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        whole = over in ("epochs", "cycle", "steps")
+        whole = over != "seconds of training"
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
         if not whole:
             axes.set_xlim(left=0)
@@ -296,7 +306,8 @@ def _embedded(svg: str, title: str) -> str:
     prefix = re.sub(r"\W+", "-", title.lower()) + "-"
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = svg.replace("url(#", f"url(#{prefix}").replace('href="#', f'href="#{prefix}')
-    svg = svg.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
+    for colour, name in ((INK, "ink"), (GRID, "grid"), (PAPER, "paper")):
+        svg = svg.replace(colour, f"var(--{name})")
     svg = re.sub(r'(<svg [^>]*?)\swidth="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?)\sheight="[^"]*"', r"\1", svg, count=1)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

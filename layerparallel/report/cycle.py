@@ -20,9 +20,10 @@ LINE = 15.0
 """Height of a line of text."""
 MOST_STEPS = 64
 """Depth up to which a network is drawn as it is."""
-MOST_TIME = 170
+MOST_TIME = 60
 """Consecutive steps up to which all cycles are drawn."""
-MOST_LEVELS = 6
+MOST_LEVELS = {"V": 6, "F": 4, "W": 4}
+"""Levels up to which all are drawn, by the kind of cycle."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def reduced(solver: Serial | MGRIT, steps: int, adjoint: bool = False) -> tuple[
         return solver, min(steps, MOST_STEPS // 2)
     factors = solver.factors(steps)
     depths = [steps // math.prod(factors[:level]) for level in range(len(factors) + 1)]
-    if steps > MOST_STEPS or len(factors) >= MOST_LEVELS:
-        kept = factors[: MOST_LEVELS - 1]
+    if steps > MOST_STEPS or len(factors) >= MOST_LEVELS[solver.cycle]:
+        kept = factors[: MOST_LEVELS[solver.cycle] - 1]
         most = next(
             m
             for m in (8, 6, 5, 4, 3, 2)
@@ -127,9 +128,8 @@ def _svg(solver: Serial | MGRIT, steps: int, events: list[Event], adjoint: bool)
             )
         y += LINE + 6
     top = y
-    last = max((k for k, event in enumerate(events) if event.level == 0), default=-1)
     for k, event in enumerate(events):
-        label = _label(events, k, adjoint, final=k == last)
+        label = _label(events, k)
         body.append(_text(y, label, f"l{event.level}"))
         y += 6
         for i in range(event.intervals):
@@ -171,36 +171,39 @@ def _walk(event: Event, interval: int, x, y: float, adjoint: bool) -> str:
 def _level(level: int, count: int, factors: list[int]) -> str:
     text = f"level {level}: {count} {'layers' if level == 0 else 'coarse steps'}"
     if level < len(factors):
-        return text + f", every {factors[level]}. state a C-point (●)"
+        return text + f", every {_ordinal(factors[level])} state a C-point (●)"
     return text
 
 
-def _label(events: list[Event], k: int, adjoint: bool, final: bool) -> str:
+def _label(events: list[Event], k: int) -> str:
     """What happens in an event, in one line."""
     event = events[k]
     many = f"{event.intervals} × {_count(event.length)} at once"
-    said = {
+    return {
         "serial": f"serial propagation, {_count(event.length)}",
         "start": f"first guess: coarse solve, {_count(event.length)}",
         "relaxation": f"{_relaxation(events, k)}: {many}",
         "right-hand side": f"right-hand side: {many}",
         "coarse solve": f"coarse solve, {_count(event.length)}",
-        "correction": f"correction carried to the F-points: {many}",
+        "correction": f"F-points from the new C-points: {many}",
         "rest": f"{_count(event.length)} that fill no interval",
     }[event.role]
-    if final and event.level == 0:
-        said += ", gradients collected" if adjoint else ", recorded"
-    return said
 
 
 def _relaxation(events: list[Event], k: int) -> str:
     """An F-relaxation by where its C-points come from: the level below, or the relaxation before."""
     before = next((event for event in reversed(events[:k]) if event.role != "rest"), None)
-    if before is None:
+    level = events[k].level
+    if before is None or before.level < level:
         return "F-relaxation"
-    if before.level > events[k].level:
+    if before.level > level:
         return "F-relaxation from the new C-points"
     return "CF-relaxation" if before.role == "relaxation" else "F-relaxation"
+
+
+def _ordinal(number: int) -> str:
+    teen = 10 <= number % 100 < 20
+    return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
 def _count(steps: int) -> str:

@@ -24,6 +24,8 @@ def write(runs: Sequence[Path], output: Path) -> Path:
     Raises:
         InputError: one of them is no run folder or has no epoch yet, or the file cannot be written.
     """
+    if output.suffix not in (".html", ".htm") or output.is_dir():
+        raise InputError(f"The page cannot be {output}: name a file that ends in .html with --output.")
     page = render(runs)
     try:
         write_atomically(output, page.encode())
@@ -79,18 +81,25 @@ def _contents(stories: Sequence[Story]) -> dict[str, Any]:
             for story in stories
         ],
         "serial": any(story.serial for story in stories),
+        "serial_colour": curves.serial_colour(0, 1) if len(stories) == 1 else "currentColor",
         "learning": curves.learning(stories),
         "exactness": curves.exactness(stories),
         "adaptive": curves.adaptive(stories),
         "results": tables.results(stories),
         "network": tables.network(stories),
         "bars": time[0] if time else [],
+        "shown": {part for bar in time[0] for part, _, _ in bar.shares} if time else set(),
         "time": time[1] if time else None,
         "parts": dict(tables.PARTS),
+        "brief": tables.brief,
         "on_gpu": any("cuda" in str(line.get("device")) for s in stories for line in s.networks),
         "solvers": _solvers(stories),
         "pictures": [
-            {"run": story.name, "title": path.stem.replace("_", " "), "source": _inline(path)}
+            {
+                "run": story.name,
+                "title": path.stem.replace("_", " ").capitalize(),
+                "source": _inline(path),
+            }
             for story in stories
             for path in story.pictures
         ],
@@ -115,6 +124,10 @@ def _headline(story: Story) -> str:
     if ratio is not None:
         parts.append(f"{ratio:.1f} times as fast as serial PyTorch")
     return " · ".join(parts)
+
+
+def _title(path: Path) -> str:
+    return path.stem.replace("_", " ").replace("-", " ").capitalize()
 
 
 def _inline(path: Path) -> str:

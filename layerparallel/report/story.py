@@ -148,7 +148,7 @@ def notes(story: Story) -> list[str]:
         _gap(story),
         _twin(story),
         _inexact(story),
-        *[_growing(story, direction) for direction in ("forward", "adjoint")],
+        _growing(story),
         *[_diverging(story, direction) for direction in ("forward", "adjoint")],
         _went_serial(story),
         _slow(story),
@@ -218,19 +218,29 @@ def _inexact(story: Story) -> str | None:
     )
 
 
-def _growing(story: Story, direction: str) -> str | None:
+def _growing(story: Story) -> str | None:
+    grown = [
+        f"the {direction} one from {span[0]:.1e} to {span[1]:.1e}"
+        for direction in ("forward", "adjoint")
+        if (span := _growth(story, direction)) is not None
+    ]
+    if not grown:
+        return None
+    return (
+        f"Residuals grew in training, {' and '.join(grown)}: cycles that sufficed at first may not at "
+        "the end; the adaptive mode adds them when they are needed."
+    )
+
+
+def _growth(story: Story, direction: str) -> tuple[float, float] | None:
+    """Residual in the first and the last quarter of the epochs; None where it hardly grew."""
     values = [line.get(f"{direction}_residual") for line in story.epochs]
     there = [value for value in values if value is not None]
     if len(there) < 4:
         return None
-    quarter = max(len(there) // 4, 1)
+    quarter = len(there) // 4
     before, after = (statistics.median(part) for part in (there[:quarter], there[-quarter:]))
-    if after < max(GROWTH * before, SMALL):
-        return None
-    return (
-        f"The {direction} residual grew in training, from {before:.1e} to {after:.1e}: cycles that "
-        "sufficed at first may not at the end; Adaptive adds them when they are needed."
-    )
+    return (before, after) if after >= max(GROWTH * before, SMALL) else None
 
 
 def _diverging(story: Story, direction: str) -> str | None:

@@ -57,7 +57,7 @@ def results(stories: Sequence[Story]) -> Table:
             "seconds of training": lambda s: _number(s.result("seconds")),
             "seconds per epoch": lambda s: _number(_epoch_seconds(s.epochs)),
             "serial PyTorch, seconds per epoch": lambda s: _number(_epoch_seconds(s.serial)),
-            "times as fast as serial PyTorch": lambda s: _number(s.result("serial_ratio"), 2),
+            "times as fast as serial PyTorch": _ratio,
             "fallbacks to the serial solver": lambda s: f"{s.fallbacks():,}",
             "adaptive: raised, lowered, went serial": _actions,
         },
@@ -132,10 +132,10 @@ def time(stories: Sequence[Story]) -> tuple[list[Bar], Table] | None:
         for part, said in PARTS
         if any(split.get(part) for _, _, split in columns)
     ]
-    rows.append(["an epoch", *[f"{sum(split.values()):.3g} s" for _, _, split in columns]])
+    rows.append(["an epoch", *[brief(sum(split.values())) for _, _, split in columns]])
     evaluations = [_mean(line.get("evaluation_seconds") for line in s.epochs) for s in stories]
     if any(seconds is not None for seconds in evaluations):
-        shown = {number: f"{seconds:.3g} s" for number, seconds in enumerate(evaluations) if seconds}
+        shown = {number: brief(seconds) for number, seconds in enumerate(evaluations) if seconds}
         first = [number for _, number, _ in columns]
         cells = [
             shown.get(number, NONE) if first.index(number) == k else NONE
@@ -177,6 +177,11 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def brief(seconds: float) -> str:
+    """A part of an epoch: 2.13 s, 34 ms."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
 # ---- cells -------------------------------------------------------------------------------------
 
 
@@ -197,6 +202,11 @@ def _percent_of(key: str) -> Callable[[Story], str]:
 def _gap(story: Story) -> str:
     gap = story.gap()
     return NONE if gap is None else points(gap)
+
+
+def _ratio(story: Story) -> str:
+    ratio = story.result("serial_ratio")
+    return NONE if ratio is None else f"{ratio:.2f}"
 
 
 def _solvers(story: Story) -> str:
@@ -301,4 +311,7 @@ def _mean_split(lines: list[Line]) -> dict[str, float]:
 
 def _seconds_and_share(split: dict[str, float], part: str) -> str:
     seconds = split.get(part, 0.0)
-    return f"{seconds:.3g} s, {seconds / sum(split.values()):.0%}" if seconds else NONE
+    if not seconds:
+        return NONE
+    share = 100 * seconds / sum(split.values())
+    return f"{brief(seconds)}, {f'{share:.0f}' if share >= 1 else '< 1'} %"

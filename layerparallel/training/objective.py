@@ -50,7 +50,9 @@ class Objective:
 
     Args:
         criterion: from output and target to the loss, 0-d.
-        tikhonov, smoothness, closing: weights of the terms, at least 0.
+        tikhonov: weight of the first term, at least 0.
+        smoothness: of the second.
+        closing: of the third.
         weighted: False leaves out the factor h of the smoothness term, as the authors' code does;
             the term then grows with N.
 
