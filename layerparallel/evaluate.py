@@ -12,6 +12,8 @@ from layerparallel.solvers import Serial
 from layerparallel.solvers.cycles import is_serial, with_cycles
 from layerparallel.training.comparison import error_of
 
+VALUES = 1 << 18
+"""Most input values of a batch in evaluation, so that states of a few channels fit the cache."""
 PROBE_CYCLES = 3
 """Cycles over which `probe` measures the convergence factor."""
 
@@ -20,17 +22,19 @@ def logits(
     network: nn.Module,
     x: Tensor,
     parallel: bool = False,
-    batch: int = 4096,
+    batch: int | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Outputs `(n, ...)` for inputs `(n, ...)` in evaluation mode, without a graph.
 
     Args:
         parallel: propagate with the network's own solver instead of serially.
-        batch: samples at a time.
+        batch: samples at a time; None for 4096, or fewer where samples are large.
         prepare: makes inputs of stored samples, a batch at a time (`layerparallel.data.Preparation`);
             None where x are inputs already.
     """
+    if batch is None:
+        batch = min(4096, max(1, VALUES // x[0].numel()))
     parts = (prepare(part) if prepare else part for part in x.split(batch))
     was_training = network.training
     network.eval()

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from layerparallel import checkpoint, record
+from layerparallel import checkpoint, record, report, trainer
 from layerparallel.recipes.level_sets import LevelSets
 
 
@@ -25,6 +25,16 @@ def recipe(**options: Any) -> LevelSets:
         "dtype": "float64",
     }
     return LevelSets(**{**small, **options})
+
+
+def shown(folder: Path, **options: Any) -> Path:
+    """Train the small recipe in a folder and draw its pictures."""
+    run = recipe(**options).build()
+    outcome = trainer.train(run, record.new_folder(folder))
+    report.plots(folder)
+    assert run.picture is not None
+    run.picture(outcome.network, report.folder_of(folder))
+    return folder
 
 
 def flags(recipe: LevelSets) -> list[str]:

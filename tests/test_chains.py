@@ -227,3 +227,115 @@ def test_pull_back_through_several_chains_reaches_the_input():
     net = stages((3, 2))
     _, gradient = pull_back(net, images())
     assert float(gradient.abs().max()) > 0
+
+
+# ---- what is done with networks of several chains -----------------------------------------------
+
+
+def dense_chains(*solvers: Any) -> lp.Network:
+    torch.manual_seed(0)
+    parts = [lp.chain(lp.Dense(4), 8, T=1.0), nn.Linear(4, 3), lp.chain(lp.Dense(3), 6, T=1.0)]
+    net = lp.Network(nn.Linear(3, 4), parts, nn.Linear(3, 2)).double()
+    net.solver = solvers or net.solver
+    return net
+
+
+def pairs(seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(12, 3, generator=generator, dtype=torch.float64),
+        torch.randint(2, (12,), generator=generator),
+    )
+
+
+def test_tuning_leaves_a_network_with_batch_norm_as_it_was():
+    net = stages((6, 4))
+    before = copy.deepcopy(net.state_dict())
+    random = torch.get_rng_state()
+    target = torch.randint(3, (4,), generator=torch.Generator().manual_seed(0))
+    tuned = lp.tune(
+        net,
+        (images(), target),
+        nn.functional.cross_entropy,
+        error=1e-6,
+        solvers=[lp.MGRIT(coarsening=2, **CYCLES)],
+        repeats=1,
+    )
+    assert [trial.error.relative < 1e-6 for trial in tuned.trials] == [True, True]
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_one_shot_and_adaptive_training_of_several_chains():
+    few = lp.MGRIT(coarsening=2, forward_cycles=1, adjoint_cycles=1, warm_start=True)
+    net, (x, y) = dense_chains(few, few), pairs()
+    optimizer = lp.LBFGS(lp.depth_groups(net), reuse_gradient=True)
+    assert [group["metric"] for group in optimizer.param_groups] == [1 / 8, 1 / 6, 1.0]
+    one_shot = lp.OneShot(net, optimizer, nn.functional.cross_entropy)
+    method = lp.Adaptive(one_shot, nn.functional.cross_entropy, every=2, target=1e-9, maximum=3)
+    losses = [float(method.step(x, y).loss) for _ in range(10)]
+    assert losses[-1] < 0.9 * losses[0]
+    actions = [decision.action for decision in method.decisions]
+    assert actions[:2] == ["raise", "raise"]  # to the most cycles there may be
+    assert net.solvers[0] != few
+    again = dense_chains(few, few)
+    restored = lp.Adaptive(
+        lp.OneShot(
+            again, lp.LBFGS(lp.depth_groups(again), reuse_gradient=True), nn.functional.cross_entropy
+        ),
+        nn.functional.cross_entropy,
+        every=2,
+        target=1e-9,
+        maximum=3,
+    )
+    restored.load_state_dict(method.state_dict())
+    assert again.solver == net.solver
+    assert torch.equal(again(x), net(x))
+
+
+def test_refining_several_chains():
+    net = dense_chains()
+    fine = lp.refine(net, 3)
+    assert [body.depth for body in fine.chains] == [24, 18]
+    assert [body.T for body in fine.chains] == [1.0, 1.0]
+    x, _ = pairs()
+    assert float((fine(x) - net(x)).detach().abs().max()) < 0.1
+    assert net.chains[0].depth == 8
+
+
+def test_objective_sums_over_chains():
+    net = dense_chains()
+    weights = {"tikhonov": 0.3, "smoothness": 0.2, "closing": 0.1}
+    found = lp.Objective(nn.functional.cross_entropy, **weights).penalty(net)
+    expected = torch.zeros(())
+    for body in net.chains:
+        for p in body.parameters():
+            expected = expected + 0.15 * p.square().sum()
+            expected = expected + 0.1 * body.h * (p.diff(dim=0) / body.h).square().sum()
+    for p in net.closing.parameters():
+        expected = expected + 0.05 * p.square().sum()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def test_optimiser_state_of_several_chains_goes_to_the_serial_network_and_back():
+    net, (x, y) = dense_chains(), pairs()
+    twin = net.to_serial()
+    optimizers = {module: torch.optim.Adam(module.parameters()) for module in (net, twin)}
+    for module, optimizer in optimizers.items():
+        nn.functional.cross_entropy(module(x), y).backward()
+        optimizer.step()
+    ours = lp.optimizer_state(net, optimizers[net])
+    theirs = lp.optimizer_state(twin, optimizers[twin])
+    assert ours.keys() == theirs.keys()
+    assert "body.2.5.weight" in ours
+    for name, state in theirs.items():
+        for key, value in state.items():
+            torch.testing.assert_close(ours[name][key], value, rtol=1e-9, atol=1e-12)
+
+
+def test_decay_groups_count_the_dimensions_of_single_layers():
+    net = dense_chains()
+    decayed, kept = net.decay_groups(0.1)
+    assert {p.dim() for p in kept["params"]} == {1, 2}  # biases, single and stacked
+    assert len(decayed["params"]) == len(kept["params"]) == 5

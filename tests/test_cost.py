@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -40,6 +41,33 @@ def test_formula_schedule_and_run_agree(solver: lp.MGRIT, steps: int) -> None:
         formula = cost.step_evaluations(solver, steps, adjoint)
         assert cost.counted(cost.schedule(solver, steps, adjoint)) == formula
         assert solution.evaluations == formula
+
+
+@given(solver=solvers, steps=st.integers(15, 70), adjoint=st.booleans())
+def test_every_event_says_what_it_is_for(solver: lp.MGRIT, steps: int, adjoint: bool) -> None:
+    factors = solver.factors(steps)
+    if solver.smallest == 1:
+        solver = replace(solver, levels=len(factors) + 1)
+    depths = [steps // math.prod(factors[:level]) for level in range(len(factors) + 1)]
+    for event in cost.schedule(solver, steps, adjoint):
+        whole = (event.intervals, event.length, event.first) == (1, depths[event.level], 0)
+        if event.role in ("start", "coarse solve"):
+            assert event.level == len(factors)
+            assert whole
+        elif event.role == "right-hand side":
+            assert not adjoint  # a linear chain solves for the correction
+            assert event.level > 0
+            assert (event.intervals, event.length) == (depths[event.level], 1)
+        elif event.role == "rest":
+            assert event.first + event.intervals * event.stride == depths[event.level]
+            assert event.length < factors[event.level]
+        else:
+            m = factors[event.level]
+            assert event.role in ("relaxation", "correction")
+            assert (event.intervals, event.stride) == (depths[event.level + 1], m)
+            assert event.length == (m - 1 if event.role == "correction" else m)
+            assert event.role == "relaxation" or event.level > 0
+    assert [event.role for event in cost.schedule(lp.Serial(), steps, adjoint)] == ["serial"]
 
 
 def test_serial_costs_one_evaluation_a_step() -> None:

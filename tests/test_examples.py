@@ -83,6 +83,25 @@ def test_inexact_gradients():
     assert fallbacks >= 1
 
 
+def test_stock_resnet():
+    found = run("stock_resnet")
+    assert max(found[exact][0] for exact in ("serial", "to the end")) < 1e-5
+    assert max(found[exact][1].relative for exact in ("serial", "to the end")) < 1e-4
+    assert found["1 + 1 cycles"][1].cosine > 0.9
+    assert found["2 + 2 cycles"][1].cosine > 0.99
+
+
+def test_stock_transformer():
+    found = run("stock_transformer")
+    for exact in ("dropout 0.0, serial", "dropout 0.0, 4 + 4 cycles", "dropout 0.1, 4 + 4 cycles"):
+        assert found[exact][0] < 1e-5
+        assert found[exact][1].relative < 1e-4
+    for dropout in (0.0, 0.1):
+        errors = [found[f"dropout {dropout}, {k} + {k} cycles"][1].relative for k in (1, 2, 4)]
+        assert errors == sorted(errors, reverse=True)
+        assert errors[1] < 0.2
+
+
 def test_an_example_is_a_script():
     """What the user types, once: the rest above is run by import to save starting torch."""
     done = subprocess.run(

@@ -5,15 +5,17 @@
 In every stage the blocks that keep the shape are one chain; a first block that changes it stands between
 two chains as a transition, exact whatever the solver is. The images come normalised; H and W are free.
 
-The blocks of a chain stay modules of their own (``stacked=False``). Their convolutions fill a CPU core
-already at small batches, so that taking them together gains nothing: one gradient through the chains of
-ResNet-20 (batch 128) and of the pre-activation ResNet-164 (batch 16), images of 32x32, one thread of an
-AMD EPYC, milliseconds:
+The blocks of a chain stay modules of their own unless ``stacked=True``: their convolutions fill a CPU core
+already at small batches, so taking many together gains little. One gradient of the whole network, images
+of 32x32, one thread of an AMD EPYC, milliseconds of CPU time, median of 8:
 
-    =====================  ====  ======  =======
-    .                      loop  serial  stacked
-    =====================  ====  ======  =======
-    =====================  ====  ======  =======
+    ===========================  =====  ==============  ==============  =====================
+    .                            plain  Serial() loop   Serial() stack  1+1 cycles loop/stack
+    ===========================  =====  ==============  ==============  =====================
+    ResNet-20, batch 128         502    534             537             796 / 793
+    pre-activation 164, 16       669    717             775             1051 / 1194
+    pre-activation 164, 1        63     108             106             147 / 126
+    ===========================  =====  ==============  ==============  =====================
 """
 
 from __future__ import annotations

@@ -262,6 +262,8 @@ def _svg(curves: list[Curve], over: str, scale: str, title: str) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
         if not whole:
             axes.set_xlim(left=0)
+        elif max(curve.x.max() for curve in curves) == 1:
+            axes.set_xlim(0, 2)
         if scale == "log":
             _logarithmic(axes, curves)
         elif scale == "percent":

@@ -71,7 +71,7 @@ def reduced(solver: Serial | MGRIT, steps: int, adjoint: bool = False) -> tuple[
             if m == 2 or math.prod(min(each, m) for each in kept) * 4 <= 0.75 * MOST_STEPS
         )
         kept = [min(each, most) for each in kept]
-        bottom = min(depths[-1], max(2, round(0.75 * MOST_STEPS) // math.prod(kept)))
+        bottom = min(depths[len(kept)], max(2, round(0.75 * MOST_STEPS) // math.prod(kept)))
         steps = math.prod(kept) * bottom
         solver = replace(solver, levels=len(kept) + 1, coarsening=tuple(kept), smallest=1)
     while cost.critical_path(solver, steps, adjoint) > MOST_TIME and _cycles(solver, adjoint) > 1:

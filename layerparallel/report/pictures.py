@@ -100,7 +100,8 @@ def training(run: Path, records: list[dict[str, Any]]) -> Path:
     right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for axes in (left, right):
         axes.set_xlim(left=0)
-    left.legend(loc="upper right")
+    if left.lines:
+        left.legend(loc="upper right")
     if summary.get("serial_ratio"):
         right.text(
             0.98,

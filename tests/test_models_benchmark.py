@@ -1,0 +1,76 @@
+"""The benchmark of cycles on residual networks: its rows, and what stands in its tables."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import layerparallel as lp
+
+
+def _module() -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / "resnet_cycles" / "run.py"
+    specification = importlib.util.spec_from_file_location("resnet_cycles", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+run = _module()
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    written = io.StringIO()
+    with contextlib.redirect_stdout(written):
+        assert run.main(["--quick", "--measured", "4", "--json"]) == 0
+    return json.loads(written.getvalue())
+
+
+def test_rows(rows):
+    needed = {"case", "threads", "baseline", "baseline_ms", "ours_ms", "ratio", "relative_error"}
+    assert all(needed <= set(row) for row in rows)
+    assert len({row["case"] for row in rows}) == len(rows)
+    assert len({row["weights"] for row in rows}) == 6
+    assert {row["coarse"] for row in rows} == set(run.QUICK["preactivation-47"].coarse)
+
+
+def test_the_last_cycle_is_exact_and_the_first_is_not(rows):
+    last = [row for row in rows if row["terminates"]]
+    assert last
+    assert all(row["relative_error"] < 1e-9 and row["path"] > 1 for row in last)
+    first = [row for row in rows if row["cycles"] == 1 and row["coarse"] == "inject"]
+    assert all(row["relative_error"] > 1e-3 for row in first)
+
+
+def test_small_branches_move_the_state_less(rows):
+    moved = {row["weights"]: row["change"] for row in rows}
+    assert moved["gain 1/sqrt(L), initial"] < moved["gain 1, initial"] / 2
+    assert moved["gain 0, trained"] < 0.1
+
+
+def test_summary_names_what_is_good_enough_and_shorter_than_serial(rows):
+    made_up = [dict(row) for row in rows if row["weights"] == "gain 1, initial"]
+    for row in made_up:
+        row["cosine"], row["path"] = 0.5, 0.7
+    made_up[1]["cosine"] = 0.995  # of inject, the second cycle
+    line = run.summary(made_up).splitlines()[2]
+    assert line.split("|")[3].strip() == "2 (0.70)"
+    assert [cell.strip() for cell in line.split("|")[4:-1]] == ["–"] * 3
+
+
+def test_path_of_one_cycle():
+    """Four coarse steps, one interval of four, and the step that is in none."""
+    solver = lp.MGRIT(coarsening=4, forward_cycles=1, coarse="mean_residual")
+    assert run.path(solver, 17) == pytest.approx((4 + 4 + 1) / 17)
+    assert run.path(lp.MGRIT(coarsening=4, forward_cycles=1, coarse="picard"), 17) == pytest.approx(
+        (8 + 4 + 1) / 17
+    )
