@@ -273,7 +273,7 @@ def test_one_shot_and_adaptive_training_of_several_chains():
     optimizer = lp.LBFGS(lp.depth_groups(net), reuse_gradient=True)
     assert [group["metric"] for group in optimizer.param_groups] == [1 / 8, 1 / 6, 1.0]
     one_shot = lp.OneShot(net, optimizer, nn.functional.cross_entropy)
-    method = lp.Adaptive(one_shot, nn.functional.cross_entropy, every=2, target=1e-9, maximum=3)
+    method = lp.Adaptive(one_shot, nn.functional.cross_entropy, every=2, target=1e-11, maximum=3)
     losses = [float(method.step(x, y).loss) for _ in range(10)]
     assert losses[-1] < 0.9 * losses[0]
     actions = [decision.action for decision in method.decisions]
@@ -286,7 +286,7 @@ def test_one_shot_and_adaptive_training_of_several_chains():
         ),
         nn.functional.cross_entropy,
         every=2,
-        target=1e-9,
+        target=1e-11,
         maximum=3,
     )
     restored.load_state_dict(method.state_dict())
