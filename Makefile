@@ -1,10 +1,10 @@
-# make setup | demo | test | lint: each sets up what it needs; a second time costs nothing.
+# make setup | demo | test | lint | docs: each sets up what it needs; a second time costs nothing.
 PYTHON ?= python3
 BIN := .venv/bin
 # One run folder per call, so that `make demo` can be called again.
 DEMO_RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint docs clean
 
 setup: .venv/installed
 
@@ -26,5 +26,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# The site, in site/index.html: works from disk and fetches nothing.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist site

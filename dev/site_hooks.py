@@ -19,8 +19,20 @@ DOCS = ROOT / "docs"
 OUTSIDE = "repository"
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)((?:#[^)]*)?)\)")
 MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-FETCHED = re.compile(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"?(?:https?:)?//[^>]*>|@import[^;]*//[^;]*;")
-STYLE = re.compile(r"<link[^>]*\shref=\"?(?:https?:)?//[^>]*>")
+FETCHED = re.compile(
+    r"<(?:script|link|img|iframe|source)\b[^>]*\s(?:src|href)=\"?(?:https?:)?//[^>]*>"
+    r"|(?:@import|url\()[^;)]*//[^;)]*"
+)
+
+
+def on_config(config: Any) -> Any:
+    """Leaves the experiments out of the navigation until their page is written."""
+    if not (DOCS / "experiments.md").exists():
+        for section in config.nav:
+            for title, pages in section.items():
+                if isinstance(pages, list):
+                    section[title] = [page for page in pages if "experiments.md" not in page.values()]
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -64,11 +76,10 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def on_post_build(config: Any) -> None:
     """Refuses a site that would fetch anything from elsewhere."""
-    for page in sorted(Path(config.site_dir).rglob("*.html")):
-        text = page.read_text()
-        for found in (*FETCHED.findall(text), *STYLE.findall(text)):
-            if 'rel="canonical"' not in found:
-                raise PluginError(f"{page} fetches from the network: {found}")
+    site = Path(config.site_dir)
+    for page in sorted((*site.rglob("*.html"), *site.rglob("*.css"))):
+        if found := FETCHED.search(page.read_text()):
+            raise PluginError(f"{page} fetches from the network: {found[0]}")
 
 
 def _path(page: Path, target: str) -> Path | None:
@@ -98,4 +109,6 @@ def _file(path: Path, config: Any) -> File:
 def _mathml(found: re.Match[str]) -> str:
     block = found[1] == "div"
     formula = convert(html.unescape(found[2]).strip(), display="block" if block else "inline")
+    if "\\" in formula:
+        raise PluginError(f"{found[2]} has a command that latex2mathml does not know")
     return f'<div class="formula">{formula}</div>' if block else formula

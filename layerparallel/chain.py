@@ -34,14 +34,17 @@ class Intervals:
 
     @property
     def stop(self) -> int:
+        """The step behind the last interval."""
         return self.first + self.count * self.length
 
     @property
     def walked(self) -> int:
+        """How many steps of each interval are taken."""
         return self.length if self.walk is None else self.walk
 
     @property
     def evaluations(self) -> int:
+        """Steps evaluated in all."""
         return self.count * self.walked
 
     def left(self, array: State) -> State:
@@ -66,6 +69,7 @@ class Chain(abc.ABC):
     """A chain of `steps` steps, advanced by whole batches of intervals."""
 
     steps: int
+    """N."""
     linear: bool = False
     """Every step is linear: a coarse level may then solve for the correction alone."""
     reverse: bool = False
@@ -104,9 +108,11 @@ class Chain(abc.ABC):
         return tuple(a.squeeze(0) for a in u)
 
     def depart(self, array: State, over: Intervals) -> State:
+        """Views of an array of states 0..N: where the intervals begin, in the chain's direction."""
         return over.right(array) if self.reverse else over.left(array)
 
     def arrive(self, array: State, over: Intervals) -> State:
+        """Views of an array of states 0..N: where the intervals end, in the chain's direction."""
         return over.left(array) if self.reverse else over.right(array)
 
 
@@ -117,13 +123,13 @@ class CoarseOperator:
     M steps of the finest level make one coarse step. Its layers are taken together in s groups of
     neighbours, each with the mean of its parameters:
 
-    ``inject``: ``u + M h F(u, theta_first)``, the first layer alone.
-    ``mean_parameters``: ``u + M h F(u, mean theta)``, one group.
-    ``mean_residual``: ``u + r sum_j F(u, theta_j)`` over the s groups, evaluated as one batch, with
-    r = M h / s.
-    ``picard``: ``u + r sum_j F(u + r sum_i T_ji F(u, theta_i), theta_j)`` with T of `mixing`: the
-    second Picard iterate of the interval where mean_residual is the first. It is accurate to second
-    order in M h, also where neighbouring layers have little in common.
+    - ``inject``: ``u + M h F(u, theta_first)``, the first layer alone.
+    - ``mean_parameters``: ``u + M h F(u, mean theta)``, one group.
+    - ``mean_residual``: ``u + r sum_j F(u, theta_j)`` over the s groups, evaluated as one batch, with
+      r = M h / s.
+    - ``picard``: ``u + r sum_j F(u + r sum_i T_ji F(u, theta_i), theta_j)`` with T of `mixing`: the
+      second Picard iterate of the interval where mean_residual is the first. It is accurate to second
+      order in M h, also where neighbouring layers have little in common.
 
     Args:
         kind: one of the four.

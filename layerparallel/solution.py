@@ -21,7 +21,7 @@ class Solution:
         evaluations: step evaluations spent on every level.
         seconds: wall time spent on every level; together the whole solve. On a GPU, whose work is
             asynchronous, the time it took to launch it.
-        corrections: norm of the last coarse correction of each cycle.
+        converged: False only where a tolerance was given and not met.
         fallback: why the serial solver had to step in, or None.
     """
 
@@ -42,6 +42,7 @@ class Solution:
 
     @property
     def corrections(self) -> list[float]:
+        """Norm of the last coarse correction of each cycle."""
         return [float(c) for c in self.correction_tensors]
 
     @property
@@ -74,4 +75,5 @@ class Solution:
 
     @property
     def finite(self) -> bool:
+        """Whether all residuals are."""
         return all(math.isfinite(r) for r in self.residuals)

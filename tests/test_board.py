@@ -25,12 +25,14 @@ def logged(folder):
 
 def hyperparameters(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.plugins.hparams import plugin_data_pb2
+    from tensorboard.plugins.hparams.plugin_data_pb2 import (
+        HParamsPluginData,  # pyright: ignore[reportAttributeAccessIssue]  made by protobuf
+    )
 
     events = EventAccumulator(str(folder / board.FOLDER))
     events.Reload()
     data = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    start = plugin_data_pb2.HParamsPluginData.FromString(data).session_start_info
+    start = HParamsPluginData.FromString(data).session_start_info
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
 
 

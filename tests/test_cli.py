@@ -1,5 +1,6 @@
 """The command line: what it does, and one sentence for every wrong input."""
 
+import dataclasses
 import json
 
 import pytest
@@ -93,9 +94,13 @@ def test_every_option_of_every_recipe_is_in_its_help(capsys):
             main(["train", name, "--help"])
         assert left.value.code == 0
         text = capsys.readouterr().out
-        for option in recipes.get(name).__dataclass_fields__:
-            assert f"--{option.replace('_', '-')}" in text
+        for option in dataclasses.fields(recipes.get(name)):
+            assert f"--{option.name.replace('_', '-')}" in text
         assert "--run" in text
+        assert "--tensorboard" in text
+
+
+RECIPES = ", ".join(recipes.names())
 
 
 # ---- wrong input -------------------------------------------------------------------------------
@@ -105,9 +110,9 @@ def test_every_option_of_every_recipe_is_in_its_help(capsys):
     ("arguments", "said"),
     [
         (["trian"], "There is no command 'trian': did you mean 'train'?"),
-        (["train"], "takes the name of a recipe first: there is level-sets"),
+        (["train"], f"takes the name of a recipe first: there is {RECIPES}"),
         (["train", "level-set"], "There is no recipe 'level-set': did you mean 'level-sets'?"),
-        (["train", "zzz"], "There is no recipe 'zzz': there is level-sets"),
+        (["train", "zzz"], f"There is no recipe 'zzz': there is {RECIPES}"),
         (["train", "level-sets", "--dept", "3"], "'dept': did you mean 'depth'?"),
         (["train", "level-sets", "--depth", "0"], "depth = 0"),
         (["train", "level-sets", "--depth", "-5"], "depth = -5"),
@@ -132,6 +137,8 @@ def test_every_option_of_every_recipe_is_in_its_help(capsys):
         (["bench", "gradiant"], "There is no benchmark 'gradiant'"),
         (["evaluate", "no-such-run"], "is not a run folder"),
         (["resume", "no-such-run"], "is not a run folder"),
+        (["report", "no-such-run"], "is not a run folder"),
+        (["train", "level-sets", "--tensorbord"], "'tensorbord': did you mean 'tensorboard'?"),
     ],
 )
 def test_wrong_input_gets_one_sentence_and_leaves_no_folder(

@@ -5,6 +5,7 @@ is a table behind the comment ``<!-- output -->``.
 """
 
 import contextlib
+import importlib
 import io
 import re
 import warnings
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import layerparallel
+
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGE = Path(layerparallel.__file__).parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TABLE = re.compile(r"\s*<!-- output -->\n\n?((?:\|.*\n)+)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -78,3 +82,22 @@ def test_a_wrong_block_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     page.write_text("text\n\n```python\nx = 1\n```\n\nmore\n\n```python\nassert x == 2\n```\n")
     with pytest.raises(AssertionError):
         run(page, tmp_path, monkeypatch)
+
+
+# ---- nothing is left out ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["", ".data", ".models"])
+def test_every_public_name_has_its_place_in_the_api(module: str):
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    shown = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)$", pages, re.MULTILINE)}
+    shown |= {name for names in re.findall(r"members: \[(.*)\]", pages) for name in names.split(", ")}
+    missing = set(importlib.import_module(f"layerparallel{module}").__all__) - shown
+    assert not missing, f"give {missing} their place in docs/api"
+
+
+def test_every_room_is_in_the_design():
+    table = (ROOT / "docs" / "design.md").read_text().partition("## Rooms")[2].partition("\n## ")[0]
+    rooms = {path.stem for path in PACKAGE.glob("[a-z]*") if path.is_dir() or path.suffix == ".py"}
+    missing = rooms - set(re.findall(r"`(\w+)`", table))
+    assert not missing, f"say in docs/design.md what {missing} know"

@@ -5,6 +5,7 @@ import html
 import json
 import re
 
+import numpy as np
 import pytest
 import small
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from layerparallel import record, report
 from layerparallel.cli import main
 from layerparallel.errors import InputError
-from layerparallel.report import story, tables
+from layerparallel.report import curves, story, tables
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,19 @@ def test_what_is_no_picture_is_passed_over(plain_run, tmp_path):
     assert "<img" not in report.render([copy])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[1.401e-4, 1.402e-4], [0.5], [1e-9, 3e2], [2e-5, 3e-5], [900.0, 1300.0], [0.11, 0.42], [3, 50]],
+)
+def test_a_logarithmic_axis_has_ticks_and_no_two_alike(values):
+    x = np.linspace(0, 1e3, len(values))
+    panel = curves.panel("R", [curves.Curve(x, np.array(values), "#123456")], "seconds", "log")
+    assert panel is not None
+    written = re.findall(r"<text[^>]*>([^<]*)</text>", panel.svg)
+    ticks = written[written.index("seconds") + 1 :]
+    assert len(set(ticks)) == len(ticks) >= 2
+
+
 def test_the_page_is_one_file_with_unlike_ids(comparison):
     page = comparison
     for reference in re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\')\s>]*)', page):
@@ -216,6 +230,21 @@ def test_a_run_of_a_former_version_is_reported_by_what_it_has(plain_run, tmp_pat
         assert gone not in text
 
 
+def test_every_kind_of_chain_is_drawn_once(plain_run, tmp_path):
+    def several(line):
+        if line["kind"] != "network":
+            return line
+        chain = line["chains"][0]
+        serial = {"steps": 5, "solver": {"kind": "Serial", "memory": "store"}}
+        return {**line, "chains": [chain, {**chain, "steps": 12}, serial, chain]}
+
+    text = text_of(report.render([changed(plain_run, tmp_path, several)]))
+    assert "layers 16 + 12 + 5 + 16" in text
+    assert text.count("All 16 layers, every step.") == 2  # forward and adjoint
+    assert text.count("All 12 layers, every step.") == 2
+    assert "solver MGRIT, 3 levels, m = 2, 2, cycles 1 + 1, picard (8 groups); serial" in text
+
+
 def test_a_solver_of_another_version_is_not_drawn(plain_run, tmp_path):
     later = with_values("network", chains=[{"steps": 16, "solver": {"kind": "Spectral"}}])
     assert "The multigrid cycle" not in report.render([changed(plain_run, tmp_path, later)])
@@ -295,6 +324,12 @@ def test_nothing_is_said_where_there_is_nothing_to_warn_of(plain_run, tmp_path):
         ("epoch", {"gradient_error": 0.4, "gradient_cosine": 0.9}, {}, "40% off the exact one"),
         ("epoch", {"gradient_error": None}, {}, "no layer-parallel gradient could be had"),
         ("epoch", {"adjoint_factor": 1.5}, {}, "adjoint iteration diverges"),
+        (
+            "network",
+            {"chains": [{"steps": 16, "solver": {"kind": "MGRIT", "coarsening": 9}}]},
+            {},
+            "A coarsening of 9 makes one interval of 16 layers",
+        ),
         ("", {}, {"serial_ratio": 0.5}, "2.0 times as long as with serial PyTorch"),
     ],
 )

@@ -10,13 +10,14 @@ from torch import nn
 import layerparallel as lp
 from layerparallel import record, solvers, trainer
 from layerparallel.evaluate import probe, residuals_per_cycle
+from layerparallel.propagate import Solver
 from layerparallel.solvers.cycles import cycles_of, multigrid_parts, with_cycles
 from layerparallel.stopwatch import PARTS, Stopwatch
 
 MULTIGRID = lp.MGRIT(levels=3, coarsening=(4, 2), relaxation=1, forward_cycles=3, samples=2)
 
 
-def network(solver=MULTIGRID):
+def network(solver: Solver = MULTIGRID):
     torch.manual_seed(0)
     return lp.Network(nn.Linear(2, 4), lp.chain(lp.Dense(4), 32, T=2.0), nn.Linear(4, 5), solver)
 
@@ -41,6 +42,7 @@ def test_a_solution_books_all_of_its_time_on_its_levels(solver):
         assert all(seconds > 0 for seconds in solution.seconds)
         total += sum(solution.seconds)
     assert total < elapsed
+    assert net.solution is not None
     assert net.seconds["forward"] > net.solution.seconds  # both forward solves, level by level
 
 

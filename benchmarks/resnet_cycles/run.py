@@ -1,11 +1,13 @@
 """Multigrid on standard ResNets, h = 1: how few cycles do, for which coarse operator and which weights.
 
-    layerparallel bench resnet_cycles [--json] [--quick] [--families ...] [--steps 200]
+    layerparallel bench resnet_cycles [--json] [--quick] [--families NAME ...] [--steps 200]
 
-Three networks: post-activation ResNet-56, pre-activation ResNet-164 and (when asked for) ResNet-1001 with
-bottlenecks. Weights as they are initialised and after some training, the residual branches begun at the
-usual size, at 1 / sqrt(blocks) of it, and at zero. For each the error of the output and of the gradient
-against the exact ones, in float64, after 1, 2, 3, ... cycles forward and backward.
+Three networks: post-activation ResNet-56, pre-activation ResNet-164 and, when asked for, ResNet-1001,
+both with bottlenecks. Weights as they are initialised and after some training, the residual branches
+begun at the usual size, at 1 / sqrt(L) of it with L the blocks in all chains, and at zero. For each the
+error of the output and of the gradient against the exact ones, in float64, after 1, 2, 3, ... cycles
+forward and backward. A gain scales the last batch norm of a post-activation block, the last convolution
+of a pre-activation one; h scales what a block adds for good, in training, too.
 """
 
 from __future__ import annotations
@@ -49,7 +51,6 @@ class Family:
     euler: bool = True
     coarsenings: tuple[int, ...] = (2, 4, 8)
     coarse: tuple[Coarse, ...] = ("inject", "mean_parameters", "mean_residual", "picard")
-    cycles: int = 4
 
 
 FAMILIES = {
@@ -64,7 +65,6 @@ FAMILIES = {
         "digits",
         coarsenings=(8, 16),
         coarse=("inject", "mean_residual", "picard"),
-        cycles=3,
     ),
 }
 QUICK = {
@@ -72,7 +72,6 @@ QUICK = {
         lambda gain, h: preactivation_resnet(47, in_channels=1, width=2, gain=gain, h=h, stacked=True),
         "digits",
         coarsenings=(2,),
-        cycles=2,
     ),
 }
 
@@ -191,27 +190,28 @@ def path(solver: lp.MGRIT, steps: int) -> float:
     return taken / steps
 
 
-def measure(name: str, family: Family, state: Weights, x: Tensor, y: Tensor) -> list[Row]:
+def measure(name: str, family: Family, state: Weights, x: Tensor, y: Tensor, cycles: int) -> list[Row]:
     """Errors of every setting on one batch, against the exact output and gradient."""
     net = copy.deepcopy(state.net).double()
 
-    def solved(solver: lp.Serial | lp.MGRIT) -> tuple[Tensor, dict[str, Tensor]]:
+    def solved(solver: lp.Serial | lp.MGRIT) -> tuple[Tensor, dict[str, Tensor], list[float]]:
         net.zero_grad()
         with net.undisturbed(), net.solved_by(solver):
             output = net(x)
             nn.functional.cross_entropy(output, y).backward()
-        return output.detach(), gradients(net)
+            residuals = [solution.relative_residual for solution in net.solutions]
+        return output.detach(), gradients(net), residuals
 
-    output, exact = solved(lp.Serial())
+    output, exact, _ = solved(lp.Serial())
     moved, deepest = change(net, x), max(chain.depth for chain in net.chains)
     rows = []
     for coarse in family.coarse:
         for m in family.coarsenings:
-            for k in range(1, min(family.cycles, deepest // m) + 1):
+            for k in range(1, min(cycles, deepest // m) + 1):
                 solver = lp.MGRIT(
                     coarsening=m, coarse=coarse, forward_cycles=k, adjoint_cycles=k, guard=False
                 )
-                found, mine = solved(solver)
+                found, mine, residuals = solved(solver)
                 error = compare(mine, exact)
                 rows.append(
                     {
@@ -223,6 +223,7 @@ def measure(name: str, family: Family, state: Weights, x: Tensor, y: Tensor) -> 
                         "ratio": None,
                         "relative_error": error.relative,
                         "cosine": error.cosine,
+                        "residuals": residuals,  # chain by chain
                         "forward_error": float((found - output).norm() / output.norm()),
                         "network": name,
                         "weights": state.name,
@@ -295,7 +296,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--steps", type=int, default=200, help="training steps")
     parser.add_argument("--batch", type=int, default=64, help="images in a training step")
-    parser.add_argument("--measured", type=int, default=16, help="images of the gradient measured")
+    parser.add_argument("--measured", type=int, default=8, help="images of the gradient measured")
+    parser.add_argument("--cycles", type=int, default=3, help="most cycles")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     families = QUICK if args.quick else {name: FAMILIES[name] for name in args.families}
@@ -306,10 +308,9 @@ def main(argv: list[str] | None = None) -> int:
         images = Images.load(family.images)
         x, y = images.test_x[: args.measured].double(), images.test_y[: args.measured]
         for state in weights(family, images, steps, args.batch):
-            found = measure(name, family, state, x, y)
+            found = measure(name, family, state, x, y, args.cycles)
             rows += found
-            if not args.json:
-                print(table(found), flush=True)
+            print(table(found), file=sys.stderr if args.json else sys.stdout, flush=True)
     if args.json:
         json.dump(rows, sys.stdout, indent=1)
         print()

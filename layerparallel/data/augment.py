@@ -19,9 +19,12 @@ from layerparallel.errors import InputError
 class Drawn:
     """Crops and flips of n samples, as drawn by `Augmentation.draw`.
 
-    down, right: int64 `(n,)`, pixels from -crop to crop by which the window moves over the image.
-    flipped: bool `(n,)`, mirrored left to right after the crop. height, width: of the images they
-    were drawn for.
+    Args:
+        down: int64 `(n,)`, pixels from -crop to crop by which the window moves over the image.
+        right: the same, sideways.
+        flipped: bool `(n,)`, mirrored left to right after the crop.
+        height: of the images they were drawn for.
+        width: of these images.
     """
 
     down: Tensor
@@ -78,9 +81,12 @@ def _moved(pixels: Tensor, size: int, drawn_for: int) -> Tensor:
 class Augmentation:
     """Random crops and flips of training images.
 
-    crop: pixels of black border on each side, from which a window of the image's own size is cut
-    out at random; 0 leaves images where they are. flip: mirror left to right with probability 1/2.
     The usual one for CIFAR is `Augmentation()`; digits must not be mirrored.
+
+    Args:
+        crop: pixels of black border on each side, from which a window of the image's own size is cut
+            out at random; 0 leaves images where they are.
+        flip: mirror left to right with probability 1/2.
 
     Raises:
         InputError: crop is negative.
@@ -117,10 +123,12 @@ class Augmentation:
 class Preparation:
     """How stored samples become inputs: augmented where drawn, as floats, normalised.
 
-    mean, std: one per channel (feature), in the units of `Dataset.moments`; empty for none: uint8
-    images then become 0..1 and floats stay as they are. augmentation: for training images; None
-    for none. dtype: of the inputs; None leaves floats as they are and gives images the default
-    dtype.
+    Args:
+        mean: one per channel (feature), in the units of `Dataset.moments`; empty for none: uint8
+            images then become 0..1 and floats stay as they are.
+        std: one for each mean.
+        augmentation: for training images; None for none.
+        dtype: of the inputs; None leaves floats as they are and gives images the default dtype.
 
     Raises:
         InputError: mean and std differ in length, or a deviation is not positive.

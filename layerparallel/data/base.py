@@ -18,10 +18,16 @@ CHUNK = 512  # samples at a time, so that their float64 copy stays in the cache
 class Dataset:
     """Samples `(n, ...)` and their classes `(n,)` as they are stored; `Preparation` makes them inputs.
 
-    name: what `load` calls it. train_x, validation_x: images are uint8 `(n, C, H, W)` with values
-    0..255, vectors floating point `(n, features)`. train_y, validation_y: int64 in
-    0..len(classes)-1. classes: a name for each. Where a set is published with a test part and no
-    validation part, validation is the test part.
+    Where a set is published with a test part and no validation part, validation is the test part.
+
+    Args:
+        name: what `load` calls it.
+        train_x: images are uint8 `(n, C, H, W)` with values 0..255, vectors floating point
+            `(n, features)`.
+        train_y: int64 in 0..len(classes)-1.
+        validation_x: as `train_x`.
+        validation_y: as `train_y`.
+        classes: a name for each.
 
     Raises:
         InputError: where samples and classes do not fit together.

@@ -13,10 +13,14 @@ from layerparallel.errors import InputError
 
 @dataclass(frozen=True)
 class Batch:
-    """One mini batch: inputs `(b, ...)`, classes `(b,)`, and which samples they are.
+    """One mini batch, and which samples it holds.
 
-    index: int64 `(b,)`, places of the samples in the training set. drawn: their crops and flips,
-    to apply them to what else is kept per sample; None without augmentation.
+    Args:
+        x: inputs `(b, ...)`.
+        y: classes `(b,)`.
+        index: int64 `(b,)`, places of the samples in the training set.
+        drawn: their crops and flips, to apply them to what else is kept per sample; None without
+            augmentation.
     """
 
     x: Tensor

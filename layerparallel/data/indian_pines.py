@@ -62,9 +62,11 @@ COVER = (
 class Scene(Dataset):
     """Spectra of a scene's labelled pixels, and the scene itself, to draw maps of.
 
-    spectra: `(H, W, bands)`, all pixels, standardised like the samples. truth: int64 `(H, W)`,
-    the class of a pixel, -1 where it has none. train_pixels, validation_pixels: int64 `(n, 2)`, row
-    and column of every sample.
+    Args:
+        spectra: `(H, W, bands)`, all pixels, standardised like the samples.
+        truth: int64 `(H, W)`, the class of a pixel, -1 where it has none.
+        train_pixels: int64 `(n, 2)`, row and column of every training sample.
+        validation_pixels: the same of the validation samples.
     """
 
     spectra: Tensor

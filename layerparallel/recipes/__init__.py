@@ -2,8 +2,11 @@
 
 A recipe is a frozen dataclass of options; it builds a `Run`.
 
+```python
 from layerparallel import recipes
+
 run = recipes.get("level-sets")(depth=256).build()
+```
 """
 
 import dataclasses

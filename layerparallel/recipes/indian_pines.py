@@ -39,6 +39,24 @@ class IndianPines(Common):
     """Training pixels."""
     validation: int = 2000
     """Validation pixels."""
+    epochs: int = 12
+    """Epochs with the network of full depth."""
+    batch: int = 100
+    """Pixels in a mini batch."""
+    learning_rate: float = 3e-3
+    """Peak of the one-cycle learning rate."""
+    coarsening: int | tuple[int, ...] = 16
+    """Steps in an interval; one for all levels, or one from each level to the next."""
+    samples: int | None = 2
+    """Groups of layers in a coarse step of mean_residual or picard; one a layer if None."""
+    serial_epochs: int = 1
+    """Epochs for which the same network is then trained serially, to measure the ratio."""
+    evaluate_every: int = 2
+    """Epochs between two evaluations."""
+    checkpoint_every: int = 4
+    """Epochs between two checkpoints, of 300 MB each."""
+    checkpoint_seconds: float = 300.0
+    """Seconds after which a checkpoint is due within an epoch, too."""
 
     def load(self) -> Dataset:
         """The scene, split by the seed; every band standardised by the training pixels."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -46,10 +46,28 @@ class Mnist(Common):
     """Side of the squares over which the last state is pooled, before a linear layer."""
     crop: int = 2
     """Pixels by which training images are moved at random, up, down and sideways."""
-    epochs: int = 8
+    T: float = 2.0
+    """Final time: the step size is T/N."""
+    activation: Literal["tanh", "relu", "smoothrelu", "gelu"] = "relu"
+    """Activation of every layer."""
+    epochs: int = 5
     """Epochs with the network of full depth."""
     batch: int = 32
     """Images in a mini batch."""
+    learning_rate: float = 5e-3
+    """Peak of the one-cycle learning rate."""
+    coarsening: int | tuple[int, ...] = 8
+    """Steps in an interval; one for all levels, or one from each level to the next."""
+    samples: int | None = 2
+    """Groups of layers in a coarse step of mean_residual or picard; one a layer if None."""
+    serial_epochs: int = 1
+    """Epochs for which the same network is then trained serially, to measure the ratio."""
+    evaluate_every: int = 1
+    """Epochs between two evaluations."""
+    checkpoint_every: int = 1
+    """Epochs between two checkpoints."""
+    checkpoint_seconds: float = 120.0
+    """Seconds after which a checkpoint is due within an epoch, too."""
 
     def load(self) -> Dataset:
         """The published files, or those of the folder."""

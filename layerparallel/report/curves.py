@@ -278,27 +278,30 @@ def _svg(curves: list[Curve], over: str, scale: str, title: str) -> str:
 
 
 def _logarithmic(axes: Any, curves: list[Curve]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low = min(float(curve.y.min()) for curve in curves)
     high = max(float(curve.y.max()) for curve in curves)
     axes.set_yscale("log")
-    decades = np.log10(high / low)
-    subs = (1, 2, 5) if decades < 1.7 else (1,)
-    if decades < 0.35:
-        subs = tuple(range(1, 10))
-    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    if high < 1.5 * low:  # almost constant: ticks would fall together
+        low, high = low / 1.5, high * 1.5
+        axes.set_ylim(low, high)
+    if high < 4 * low:  # hardly more than one power of two: even ticks are the better ones
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    else:
+        subs = (1, 2, 5) if high < 50 * low else (1,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
 
 
 def _short(value: float) -> str:
-    """A tick of a logarithmic axis: 0.05, 20, 1e-7."""
+    """A tick of a logarithmic axis: 0.05, 20, 1.5e-7."""
     if 1e-3 <= value < 1e4:
         return f"{value:.4g}"
-    mantissa, exponent = f"{value:.0e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _embedded(svg: str, title: str) -> str:

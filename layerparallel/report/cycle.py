@@ -169,7 +169,8 @@ def _walk(event: Event, interval: int, x, y: float, adjoint: bool) -> str:
 
 
 def _level(level: int, count: int, factors: list[int]) -> str:
-    text = f"level {level}: {count} {'layers' if level == 0 else 'coarse steps'}"
+    what = "layers" if level == 0 else "coarse step" if count == 1 else "coarse steps"
+    text = f"level {level}: {count} {what}"
     if level < len(factors):
         return text + f", every {_ordinal(factors[level])} state a C-point (●)"
     return text

@@ -67,6 +67,11 @@ class Story:
         """The latest value of an epoch's figure that is there; None if there is none."""
         return next((line[key] for line in reversed(self.epochs) if line.get(key) is not None), None)
 
+    @property
+    def probed(self) -> Line:
+        """The latest epoch whose gradient was compared with the exact one; empty if there is none."""
+        return next((line for line in reversed(self.epochs) if "gradient_cosine" in line), {})
+
     def result(self, key: str) -> Any:
         """A figure of the summary; of a run under way the latest there is."""
         return self.summary.get(key) if self.summary is not None else self.last(key)
@@ -145,6 +150,7 @@ def notes(story: Story) -> list[str]:
     found = [
         _unfinished(story),
         _fell_back(story),
+        _alone(story),
         _gap(story),
         _twin(story),
         _inexact(story),
@@ -180,6 +186,18 @@ def _fell_back(story: Story) -> str | None:
     )
 
 
+def _alone(story: Story) -> str | None:
+    for steps, solver in story.chains():
+        parts = [each for each in (solver.forward, solver.adjoint) if isinstance(each, MGRIT)]
+        m = max((m for part in parts for m in part.factors(steps)[:1]), default=1)
+        if steps // m == 1:
+            return (
+                f"A coarsening of {m} makes one interval of {steps} layers, so that nothing is "
+                "parallel: take a smaller one."
+            )
+    return None
+
+
 def _gap(story: Story) -> str | None:
     gap, samples = story.gap(), story.validation_samples
     if gap is None or abs(gap) <= GAP + 1e-12:
@@ -204,10 +222,9 @@ def _twin(story: Story) -> str | None:
 
 
 def _inexact(story: Story) -> str | None:
-    evaluated = [line for line in story.epochs if "gradient_cosine" in line]
-    if not evaluated:
+    if not story.probed:
         return None
-    error, cosine = evaluated[-1].get("gradient_error"), evaluated[-1]["gradient_cosine"]
+    error, cosine = story.probed.get("gradient_error"), story.probed["gradient_cosine"]
     if error is None:
         return "At the last evaluation no layer-parallel gradient could be had: the solve fell back."
     if error <= FAR:

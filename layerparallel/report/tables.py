@@ -48,11 +48,11 @@ def results(stories: Sequence[Story]) -> Table:
             "propagated in parallel": _percent_of("validation_accuracy_parallel"),
             "gap between the two": _gap,
             "serially trained twin": _twin,
-            "this run after as many epochs": _as_many,
+            "this run after about as many epochs": _as_many,
             "training accuracy": _percent_of("train_accuracy"),
             "training loss": lambda s: _number(s.result("train_loss")),
-            "error of the gradient, at the end": lambda s: _number(s.last("gradient_error")),
-            "its cosine to the exact one": lambda s: _number(s.last("gradient_cosine"), 4),
+            "error of the gradient, at the end": _gradient_error,
+            "its cosine to the exact one": _gradient_cosine,
             "epochs": _epochs,
             "seconds of training": lambda s: _number(s.result("seconds")),
             "seconds per epoch": lambda s: _number(_epoch_seconds(s.epochs)),
@@ -202,6 +202,18 @@ def _percent_of(key: str) -> Callable[[Story], str]:
 def _gap(story: Story) -> str:
     gap = story.gap()
     return NONE if gap is None else points(gap)
+
+
+def _gradient_error(story: Story) -> str:
+    if not story.probed:
+        return NONE
+    error = story.probed.get("gradient_error")
+    return "fell back" if error is None else _number(error)
+
+
+def _gradient_cosine(story: Story) -> str:
+    known = story.probed.get("gradient_error") is not None
+    return _number(story.probed["gradient_cosine"], 4) if known else NONE
 
 
 def _ratio(story: Story) -> str:
