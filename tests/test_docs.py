@@ -67,6 +67,7 @@ def test_a_pages_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", FENCE.sub("", page.read_text())):
+        assert "/blob/" not in target, f"{page.name}: make {target} a relative path"
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 

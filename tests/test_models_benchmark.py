@@ -57,14 +57,14 @@ def test_small_branches_move_the_state_less(rows):
     assert moved["gain 0, trained"] < 0.1
 
 
-def test_summary_names_what_is_good_enough_and_shorter_than_serial(rows):
-    made_up = [dict(row) for row in rows if row["weights"] == "gain 1, initial"]
-    for row in made_up:
-        row["cosine"], row["path"] = 0.5, 0.7
-    made_up[1]["cosine"] = 0.995  # of inject, the second cycle
-    line = run.summary(made_up).splitlines()[2]
-    assert line.split("|")[3].strip() == "2 (0.70)"
-    assert [cell.strip() for cell in line.split("|")[4:-1]] == ["–"] * 3
+def test_summary_takes_the_last_cycle_that_is_shorter_than_serial(rows):
+    some = [dict(row) for row in rows if row["weights"] == "gain 1, initial"]
+    for row, path in zip(some, [0.5, 0.9, 0.7, 1.1, 1.2, 1.3, 0.6, 0.6], strict=True):
+        row["path"], row["cosine"] = path, 0.5
+    some[1]["cosine"] = 0.995
+    line = run.summary(some).splitlines()[2]
+    cells = [cell.strip() for cell in line.split("|")[3:-1]]
+    assert cells == ["**2: 0.995**", "1: 0.500", "–", "2: 0.500"]
 
 
 def test_path_of_one_cycle():

@@ -167,6 +167,7 @@ def test_adaptive_cycles_are_recorded_and_resume_bitwise(tmp_path, monkeypatch):
 
 def test_the_serial_twin_has_the_same_weights_and_mini_batches(tmp_path, digits):
     options = {"serial_epochs": 1, "forward_cycles": 2, "adjoint_cycles": 2, "epochs": 1}
+    options["smoothness"] = 0.0  # the serial twin leaves it out
     trainer.train(images(digits, **options).build(), record.new_folder(tmp_path / "run"))
     lines = record.read(tmp_path / "run")
     ours, theirs = (record.history(lines, kind)[0]["train_loss"] for kind in ("epoch", "serial"))
@@ -228,6 +229,7 @@ def test_the_whole_recipes_are_as_deep_and_wide_as_promised():
         (level_sets, {"width": 0}, "width = 0 is below 1: give at least 1."),
         (level_sets, {"adaptive": True, "solver": "serial"}, "adaptive chooses cycles"),
         (level_sets, {"adaptive_target": -1.0}, "adaptive_target = -1.0 is not a positive number"),
+        (level_sets, {"smoothness": -1.0}, "smoothness = -1.0 is not a number of at least 0"),
         (level_sets, {"refine": (3,)}, "give a proper divisor"),
         (level_sets, {"validation": 0}, "give at least 1"),
         (pines, {"split": "fields"}, "give 'pixels' or 'regions'"),

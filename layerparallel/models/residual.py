@@ -4,10 +4,12 @@
 
 In every stage the blocks that keep the shape are one chain; a first block that changes it stands between
 two chains as a transition, exact whatever the solver is. The images come normalised; H and W are free.
+For chains as short as those of the CIFAR networks `Serial()` is the solver to use; what multigrid does
+with them, and with branches that begin small (`gain`), is measured in benchmarks/resnet_cycles.
 
-The blocks of a chain stay modules of their own unless ``stacked=True``: their convolutions fill a CPU core
-already at small batches, so taking many together gains little. One gradient of the whole network, images
-of 32x32, one thread of an AMD EPYC, milliseconds of CPU time, median of 8:
+The blocks of a chain stay modules of their own unless ``stacked=True``: their convolutions fill a CPU
+core already at small batches, so taking many together gains little. One gradient of the whole network,
+images of 32x32, one thread of an AMD EPYC, milliseconds of CPU time, median of 8 (coarsening 2 and 4):
 
     ===========================  =====  ==============  ==============  =====================
     .                            plain  Serial() loop   Serial() stack  1+1 cycles loop/stack

@@ -21,6 +21,7 @@ from layerparallel.trainer import Phase, Run
 from layerparallel.training.adaptive import Adaptive
 from layerparallel.training.backprop import Backprop
 from layerparallel.training.base import Method
+from layerparallel.training.objective import Objective
 
 AT_LEAST_ONE = (
     "depth",
@@ -60,6 +61,8 @@ class Common(ABC):
     """Samples in a mini batch."""
     learning_rate: float = 1e-2
     """Peak of the one-cycle learning rate."""
+    smoothness: float = 0.0
+    """Weight, in the objective, of the smoothness of the weights in depth; 0 leaves it out."""
     solver: Literal["mgrit", "serial"] = "mgrit"
     """How training propagates; evaluation is serial, and at the end parallel, too."""
     levels: int = 2
@@ -166,10 +169,13 @@ class Common(ABC):
         for name in POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)} is not a positive number: give one.")
-        if self.serial_epochs < 0:
-            raise ValueError(f"serial_epochs = {self.serial_epochs} is below 0: give 0 for none.")
+        for name in ("smoothness", "serial_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} is not a number of at least 0: give 0 for none."
+                )
         if self.adaptive and self.solver == "serial":
-            raise ValueError("adaptive chooses cycles and the serial solver has none: leave out one.")
+            raise ValueError("adaptive chooses cycles and the serial solver has none: leave one out.")
         for shallow, deep in pairwise((*self.refine, self.depth)):
             if shallow < 1 or deep <= shallow or deep % shallow:
                 raise ValueError(
@@ -221,4 +227,7 @@ class Common(ABC):
         )
         steps = epochs * -(-len(data.train_y) // self.batch)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps)
-        return Backprop(network, optimizer, nn.functional.cross_entropy, rate)
+        criterion = nn.functional.cross_entropy
+        if self.smoothness and isinstance(network, Network):
+            criterion = partial(Objective(criterion, smoothness=self.smoothness), network)
+        return Backprop(network, optimizer, criterion, rate)

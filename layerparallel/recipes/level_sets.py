@@ -29,6 +29,12 @@ class LevelSets(Common):
 
     width: int = 8
     """Features of the state."""
+    epochs: int = 150
+    """Epochs with the network of full depth."""
+    serial_epochs: int = 2
+    """Epochs for which the same network is then trained serially, to measure the ratio."""
+    evaluate_every: int = 10
+    """Epochs between two evaluations."""
     training: int = 5000
     """Training points."""
     validation: int = 10_000

@@ -50,15 +50,17 @@ class Mnist(Common):
     """Final time: the step size is T/N."""
     activation: Literal["tanh", "relu", "smoothrelu", "gelu"] = "relu"
     """Activation of every layer."""
-    epochs: int = 5
+    epochs: int = 6
     """Epochs with the network of full depth."""
     batch: int = 32
     """Images in a mini batch."""
     learning_rate: float = 5e-3
     """Peak of the one-cycle learning rate."""
-    coarsening: int | tuple[int, ...] = 8
+    smoothness: float = 1e-4
+    """Weight, in the objective, of the smoothness of the weights in depth; 0 leaves it out."""
+    coarsening: int | tuple[int, ...] = 4
     """Steps in an interval; one for all levels, or one from each level to the next."""
-    samples: int | None = 2
+    samples: int | None = 1
     """Groups of layers in a coarse step of mean_residual or picard; one a layer if None."""
     serial_epochs: int = 1
     """Epochs for which the same network is then trained serially, to measure the ratio."""
