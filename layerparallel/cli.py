@@ -7,6 +7,7 @@ traceback.
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -50,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"layerparallel: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
     return 0
 

@@ -217,7 +217,8 @@ class Common(ABC):
         return Adaptive(method, method.criterion, every=self.adaptive_every, target=self.adaptive_target)
 
     def _serial_method(self, data: Dataset) -> Method:
-        return self._backprop(data, self._network(data, self.depth).to_serial(), self.epochs)
+        epochs = max(self.epochs, self.serial_epochs)
+        return self._backprop(data, self._network(data, self.depth).to_serial(), epochs)
 
     def _backprop(self, data: Dataset, network: nn.Module, epochs: int) -> Backprop:
         # A short memory of squared gradients leaves the weights smoother in depth. The fused form is
