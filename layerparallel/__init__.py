@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .body import Body, Driven, chain
 from .layers import Convolution, Dense, Hamiltonian
 from .network import Network, SerialNetwork
 from .solution import Solution
 from .solvers import MGRIT, Parareal, Serial, Split
+
+if TYPE_CHECKING:
+    from .layerwise import load_optimizer_state, optimizer_state
+    from .optim import LBFGS, depth_groups
+    from .refinement import refine
+    from .training.adaptive import Adaptive
+    from .training.backprop import Backprop
+    from .training.objective import Objective
+    from .training.one_shot import OneShot
+    from .tuning import tune
 
 __version__ = "0.1.0"
 
@@ -35,18 +45,27 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "LBFGS",
     "MGRIT",
+    "Adaptive",
+    "Backprop",
     "Body",
     "Convolution",
     "Dense",
     "Driven",
     "Hamiltonian",
     "Network",
+    "Objective",
+    "OneShot",
     "Parareal",
     "Serial",
     "SerialNetwork",
     "Solution",
     "Split",
     "chain",
-    *_LAZY,
+    "depth_groups",
+    "load_optimizer_state",
+    "optimizer_state",
+    "refine",
+    "tune",
 ]

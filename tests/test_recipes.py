@@ -167,8 +167,8 @@ def test_adaptive_cycles_are_recorded_and_resume_bitwise(tmp_path, monkeypatch):
 
 def test_the_serial_twin_has_the_same_weights_and_mini_batches(tmp_path, digits):
     options = {"serial_epochs": 1, "forward_cycles": 2, "adjoint_cycles": 2, "epochs": 1}
-    options["smoothness"] = 0.0  # the serial twin leaves it out
-    trainer.train(images(digits, **options).build(), record.new_folder(tmp_path / "run"))
+    # the serial twin leaves out the smoothness term
+    trainer.train(images(digits, **options, smoothness=0.0).build(), record.new_folder(tmp_path / "run"))
     lines = record.read(tmp_path / "run")
     ours, theirs = (record.history(lines, kind)[0]["train_loss"] for kind in ("epoch", "serial"))
     assert ours == pytest.approx(theirs, rel=1e-9)  # two intervals: two cycles are exact
