@@ -306,7 +306,7 @@ def test_refining_several_chains():
 
 def test_objective_sums_over_chains():
     net = dense_chains()
-    weights = {"tikhonov": 0.3, "smoothness": 0.2, "closing": 0.1}
+    weights: dict[str, Any] = {"tikhonov": 0.3, "smoothness": 0.2, "closing": 0.1}
     found = lp.Objective(nn.functional.cross_entropy, **weights).penalty(net)
     expected = torch.zeros(())
     for body in net.chains:
