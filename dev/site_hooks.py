@@ -25,16 +25,6 @@ FETCHED = re.compile(
 )
 
 
-def on_config(config: Any) -> Any:
-    """Leaves the experiments out of the navigation until their page is written."""
-    if not (DOCS / "experiments.md").exists():
-        for section in config.nav:
-            for title, pages in section.items():
-                if isinstance(pages, list):
-                    section[title] = [page for page in pages if "experiments.md" not in page.values()]
-    return config
-
-
 def on_files(files: Files, config: Any) -> Files:
     """Adds what is linked to and lies outside docs/."""
     waiting = [DOCS / file.src_uri for file in files.documentation_pages()]
