@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -24,6 +24,7 @@ from .fields import At, Function, Stacked, Tied, Unlike, Watched, as_given, as_s
 from .generic import GenericChain
 from .integrators import INTEGRATORS
 from .repeatable import BatchNorm, Statistics, batch_norms, commit
+from .serial_twins import SerialBody, SerialFunction, SerialTied
 from .stacking import (
     INITIAL,
     Initial,
@@ -93,11 +94,12 @@ def chain(
         raise UnknownNameError("integrator", integrator, INTEGRATORS)
     if initial not in INITIAL:
         raise UnknownNameError("initialisation", initial, INITIAL)
-    several = isinstance(layer, Sequence | nn.ModuleList)
-    if several:
-        if depth is not None and depth != len(layer):  # type: ignore[arg-type]
-            raise ValueError(f"depth {depth} is not the number of modules given, {len(layer)}")  # type: ignore[arg-type]
-        depth = len(layer)  # type: ignore[arg-type]
+    several: list[nn.Module] | None = None
+    if isinstance(layer, Sequence | nn.ModuleList):
+        several = list(layer)
+        if depth is not None and depth != len(several):
+            raise ValueError(f"depth {depth} is not the number of modules given, {len(several)}")
+        depth = len(several)
     if not isinstance(depth, int) or depth < 1:
         raise ValueError(f"depth {depth} is out of range; use a whole number of steps, 1 or more")
     if T is not None and h is not None:
@@ -109,12 +111,11 @@ def chain(
     step_size = h if h is not None else (1.0 if T is None else T) / depth
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step size {step_size} is out of range; use a positive T or h")
-    if stacked and not several:
+    if several is not None:
+        make = StackedBody.of if stacked else UnlikeBody
+        return make(several, step_size, integrator)
+    if stacked:
         raise ValueError("stacked=True is for a sequence of modules; a single one is a template already")
-    if several and stacked:
-        return StackedBody.of(list(layer), step_size, integrator)  # type: ignore[arg-type]
-    if several:
-        return UnlikeBody(list(layer), step_size, integrator)  # type: ignore[arg-type]
     if isinstance(layer, type):
         raise TypeError(
             f"{layer.__name__} is a class; give chain a module made of it, {layer.__name__}(...)"
@@ -513,70 +514,6 @@ class FunctionBody(Body):
 
     def serial(self) -> nn.Module:
         return SerialFunction(self.step, self.depth, self.h)
-
-
-# ---- ordinary modules with the same parameters --------------------------------------------------
-
-
-class SerialBody(nn.ModuleList):
-    """Layer by layer, as anyone would write it; ``state_dict`` names ``{n}.weight``."""
-
-    def __init__(self, layers: Iterable[nn.Module], h: float, integrator: str):
-        super().__init__(layers)
-        self.h, self.integrator = h, integrator
-        self.plain = integrator == "euler" and not takes_time(self[0])
-
-    def forward(self, u: Tensor | State) -> Tensor | State:
-        if self.plain and isinstance(u, Tensor):
-            for layer in self:
-                u = torch.add(u, layer(u), alpha=self.h)
-            return u
-        for n, layer in enumerate(self):
-            u = _serial_step(layer, u, n, self.h, self.integrator)
-        return u
-
-
-class SerialTied(nn.Module):
-    """The same module `depth` times."""
-
-    def __init__(self, layer: nn.Module, depth: int, h: float, integrator: str):
-        super().__init__()
-        self.layer, self.depth, self.h, self.integrator = layer, depth, h, integrator
-
-    def forward(self, u: Tensor | State, *inputs: Tensor) -> Tensor | State:
-        for n in range(self.depth):
-            here = [x[n] for x in inputs]
-            u = _serial_step(self.layer, u, n, self.h, self.integrator, *here)
-        return u
-
-
-class SerialFunction(nn.Module):
-    """A step function applied `depth` times."""
-
-    def __init__(self, step: Callable[..., object], depth: int, h: float):
-        super().__init__()
-        self.step, self.depth, self.h = step, depth, h
-
-    def forward(self, u: Tensor | State) -> Tensor | State:
-        part = u[0] if isinstance(u, tuple) else u
-        for n in range(self.depth):
-            time = torch.tensor(n * self.h, dtype=part.dtype, device=part.device)
-            u = self.step(u, time, self.h)  # type: ignore[assignment]
-        return u
-
-
-def _serial_step(
-    layer: nn.Module, u: Tensor | State, n: int, h: float, integrator: str, *inputs: Tensor
-) -> Tensor | State:
-    state = as_state(u, "the state")
-    t = torch.tensor(n * h, dtype=state[0].dtype, device=state[0].device)
-    timed = takes_time(layer)
-
-    def residual(v: State, s: Tensor | None) -> State:
-        extra = {"t": s} if timed else {}
-        return as_state(layer(as_given(v), *inputs, **extra), "a step's value")
-
-    return as_given(INTEGRATORS[integrator](residual, state, t, h))
 
 
 # ---- steps --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ ROWS = [
     {"solution", "integrators", "fields", "taped", "activations"},
     {"closed_form", "convolution", "dense", "layers"},
     {"generic", "solvers", "cost"},
-    {"propagate", "body", "stacking", "wrapping"},
+    {"propagate", "body", "serial_twins", "stacking", "wrapping"},
     {"network"},
     {"refinement", "layerwise", "models", "tuning", "optim", "data"},
     {"training"},

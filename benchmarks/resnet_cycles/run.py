@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 import layerparallel as lp
 from layerparallel import cost, data
-from layerparallel.body import SerialBody
 from layerparallel.measure import compare, gradients
 from layerparallel.models import preactivation_resnet, resnet
 from layerparallel.network import SerialChains
+from layerparallel.serial_twins import SerialBody
 
 Coarse = Literal["inject", "mean_parameters", "mean_residual", "picard"]
 Row = dict[str, Any]

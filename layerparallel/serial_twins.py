@@ -1,0 +1,73 @@
+"""Bodies layer by layer: ordinary modules with the same parameters, as anyone would write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .chain import State
+from .fields import as_given, as_state, takes_time
+from .integrators import INTEGRATORS
+
+
+class SerialBody(nn.ModuleList):
+    """Layer by layer, as anyone would write it; ``state_dict`` names ``{n}.weight``."""
+
+    def __init__(self, layers: Iterable[nn.Module], h: float, integrator: str):
+        super().__init__(layers)
+        self.h, self.integrator = h, integrator
+        self.plain = integrator == "euler" and not takes_time(self[0])
+
+    def forward(self, u: Tensor | State) -> Tensor | State:
+        if self.plain and isinstance(u, Tensor):
+            for layer in self:
+                u = torch.add(u, layer(u), alpha=self.h)
+            return u
+        for n, layer in enumerate(self):
+            u = _serial_step(layer, u, n, self.h, self.integrator)
+        return u
+
+
+class SerialTied(nn.Module):
+    """The same module `depth` times."""
+
+    def __init__(self, layer: nn.Module, depth: int, h: float, integrator: str):
+        super().__init__()
+        self.layer, self.depth, self.h, self.integrator = layer, depth, h, integrator
+
+    def forward(self, u: Tensor | State, *inputs: Tensor) -> Tensor | State:
+        for n in range(self.depth):
+            here = [x[n] for x in inputs]
+            u = _serial_step(self.layer, u, n, self.h, self.integrator, *here)
+        return u
+
+
+class SerialFunction(nn.Module):
+    """A step function applied `depth` times."""
+
+    def __init__(self, step: Callable[..., object], depth: int, h: float):
+        super().__init__()
+        self.step, self.depth, self.h = step, depth, h
+
+    def forward(self, u: Tensor | State) -> Tensor | State:
+        part = u[0] if isinstance(u, tuple) else u
+        for n in range(self.depth):
+            time = torch.tensor(n * self.h, dtype=part.dtype, device=part.device)
+            u = self.step(u, time, self.h)  # type: ignore[assignment]
+        return u
+
+
+def _serial_step(
+    layer: nn.Module, u: Tensor | State, n: int, h: float, integrator: str, *inputs: Tensor
+) -> Tensor | State:
+    state = as_state(u, "the state")
+    t = torch.tensor(n * h, dtype=state[0].dtype, device=state[0].device)
+    timed = takes_time(layer)
+
+    def residual(v: State, s: Tensor | None) -> State:
+        extra = {"t": s} if timed else {}
+        return as_state(layer(as_given(v), *inputs, **extra), "a step's value")
+
+    return as_given(INTEGRATORS[integrator](residual, state, t, h))
