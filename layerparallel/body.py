@@ -471,7 +471,7 @@ class UnlikeBody(Body):
         one, tensors = tuple(a[None] for a in u), self.tensors()
         for n in range(self.depth):
             refuse_random(lambda n=n: field(one, (), tensors, At((n,), key=0)), f"step {n}")
-        return Habits.of(*field.watched)
+        return Habits.of(*field.watched.values())
 
     def commit(self, statistics: Statistics) -> None:
         norms = [batch_norms(module) for module in self.layers]

@@ -9,10 +9,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .group.blocks import Blocks
+    from .group.placement import Placement
 
 State = tuple[Tensor, ...]
 """A state inside the library: a tuple of tensors. An array of states has a dimension more, in front."""
@@ -66,10 +70,15 @@ class Intervals:
 
 
 class Chain(abc.ABC):
-    """A chain of `steps` steps, advanced by whole batches of intervals."""
+    """A chain of `steps` steps, advanced by whole batches of intervals.
+
+    On a layer group it is this rank's block: steps and states are numbered from its beginning.
+    """
 
     steps: int
-    """N."""
+    """N, or the length of this rank's block."""
+    placement: Placement | None = None
+    """Where the block lies in the whole chain; None on one process."""
     linear: bool = False
     """Every step is linear: a coarse level may then solve for the correction alone."""
     reverse: bool = False
@@ -92,8 +101,20 @@ class Chain(abc.ABC):
         """
 
     @abc.abstractmethod
-    def coarsen(self, factor: int, operator: CoarseOperator) -> Chain:
-        """The chain of ``steps // factor`` steps with a step size `factor` times as large."""
+    def coarsen(self, factor: int, operator: CoarseOperator, blocks: Blocks | None = None) -> Chain:
+        """The chain of ``steps // factor`` steps with a step size `factor` times as large.
+
+        `blocks` says which of its steps every rank of a layer group has; all ranks must call.
+        """
+
+    def looped(self, u: State) -> bool:
+        """Whether intervals are advanced one after the other, so that parting them costs nothing."""
+        return False
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of the parameters of one step of the finest level."""
+        return 0
 
     def linearise(self, groups: int = 1) -> Adjoint:
         """An adjoint to be filled by its `record`; see taped.TapedAdjoint for `groups`."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .activations import Activation
 from .chain import Chain, CoarseOperator
+from .group.blocks import Blocks
+from .group.placement import Placement
 from .workspace import Workspace
 
 
@@ -22,6 +24,7 @@ class ClosedFormChain(Chain):
         bias: likewise.
         step_size: h of the finest level.
         span: finest steps per step of this level.
+        selected: weight and bias of this level, (steps, s, ...); None on the finest.
     """
 
     weight: Tensor
@@ -32,10 +35,29 @@ class ClosedFormChain(Chain):
     span: int = 1
     operator: CoarseOperator = CoarseOperator()
     workspace: Workspace = Workspace()
+    placement: Placement | None = None
+    selected: tuple[Tensor, Tensor] | None = None
 
-    def coarsen(self, factor: int, operator: CoarseOperator) -> Self:
-        span = self.span * factor
-        return replace(self, steps=self.steps // factor, span=span, operator=operator)
+    def coarsen(self, factor: int, operator: CoarseOperator, blocks: Blocks | None = None) -> Self:
+        which = factor, operator, blocks
+        if which not in self._coarser:
+            place, span = Placement.of(self), self.span * factor
+            place = place.coarser(blocks or place.blocks.coarsened(factor))
+            weight, bias = place.select((self.weight, self.bias), operator, span)
+            self._coarser[which] = replace(
+                self,
+                steps=len(place.mine),
+                span=span,
+                operator=operator,
+                placement=place,
+                selected=(weight, bias),
+            )
+        return self._coarser[which]
+
+    @cached_property
+    def _coarser(self) -> dict[tuple[int, CoarseOperator, Blocks | None], Self]:
+        """Made once: the adjoint coarsens to the same ones."""
+        return {}
 
     @cached_property
     def layers(self) -> int:
@@ -46,3 +68,7 @@ class ClosedFormChain(Chain):
     def reach(self) -> float:
         """h of this level, per layer evaluated."""
         return self.step_size * self.span / self.layers
+
+    @property
+    def layer_bytes(self) -> int:
+        return sum(p.shape[1:].numel() * p.element_size() for p in (self.weight, self.bias))

@@ -205,9 +205,8 @@ class ConvolutionChain(ClosedFormChain):
     def stacks(self) -> State:
         """Weight (steps, s, C, C, k, k) and bias (steps, s, C), times the activation's scale."""
         weight, bias = self.weight.unsqueeze(1), self.bias.unsqueeze(1)
-        if self.span > 1:
-            weight = self.operator.select(self.weight, self.span, self.steps)
-            bias = self.operator.select(self.bias, self.span, self.steps)
+        if self.selected is not None:
+            weight, bias = self.selected
         if self.activation.scale == 1:
             return weight, bias
         return weight * self.activation.scale, bias * self.activation.scale
@@ -218,6 +217,9 @@ class ConvolutionChain(ClosedFormChain):
         if self.span == 1 or self.operator.kind != "picard":
             return None
         return self.operator.mixing(self.span, self.weight).mul_(self.reach)
+
+    def looped(self, u: State) -> bool:
+        return self.layout(u[0]) is LOOPED
 
     def layout(self, u: Tensor) -> Layout:
         """How states (intervals, samples, C, H, W) are best convolved."""

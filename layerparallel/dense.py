@@ -43,9 +43,8 @@ class DenseChain(ClosedFormChain):
         The bias and the row sums are multiplied by the activation's scale.
         """
         weight, bias = self.weight, self.bias
-        if self.span > 1:
-            weight = self.operator.select(weight, self.span, self.steps).flatten(1, 2)
-            bias = self.operator.select(bias, self.span, self.steps).flatten(1, 2)
+        if self.selected is not None:
+            weight, bias = (p.flatten(1, 2) for p in self.selected)
         scale = self.activation.scale
         rows = weight.sum(-1, keepdim=True).mul_(scale) if self.activation.shift else bias
         return weight, bias.unsqueeze(-1) * scale, rows

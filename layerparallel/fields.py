@@ -18,6 +18,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .chain import State
+from .group.base import Group
 from .repeatable import Repeatable, Statistics, batch_norms, spared
 
 
@@ -262,26 +263,73 @@ class Tied:
 
 
 class Unlike:
-    """A list of modules, one per step: a loop behind the same call."""
+    """A list of modules, one per step: a loop behind the same call.
+
+    Args:
+        modules: of all steps of the whole chain, in order.
+        held: the steps whose parameters `shared` has, in this order; all of them if None.
+    """
 
     indexed = unlike = True
     timed = False
 
-    def __init__(self, modules: Sequence[nn.Module], watched: bool = False):
+    def __init__(
+        self, modules: Sequence[nn.Module], watched: bool = False, held: Sequence[int] | None = None
+    ):
         self.modules = tuple(modules)
+        self.held = tuple(range(len(self.modules)) if held is None else held)
         self.names = [tuple(dict(module.named_parameters())) for module in modules]
-        ends = [0]
-        for names in self.names:
-            ends.append(ends[-1] + len(names))
-        self.ends = ends
-        self.watched = [Watched(module) for module in modules] if watched else None
+        self.places: dict[int, slice] = {}
+        end = 0
+        for n in self.held:
+            self.places[n] = slice(end, end + len(self.names[n]))
+            end += len(self.names[n])
+        self.watched = {n: Watched(modules[n]) for n in self.held} if watched else None
         self._attention = any(has_attention(module) for module in modules)
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of the parameters of a step, on average."""
+        sizes = [p.numel() * p.element_size() for m in self.modules for p in m.parameters()]
+        return sum(sizes) // len(self.modules)
+
+    def moved(
+        self,
+        shared: Sequence[Tensor],
+        group: Group,
+        have: Sequence[Sequence[int]],
+        want: Sequence[Sequence[int]],
+    ) -> tuple[Unlike, tuple[Tensor, ...]]:
+        """The field with the parameters of other steps, got from the ranks that have them.
+
+        Args:
+            have: the steps whose parameters every rank has, one rank each.
+            want: the steps whose parameters every rank is to get.
+        """
+        rank = group.rank
+        held = dict.fromkeys(want[rank])  # each once, in order
+        sends, receives, got = [], [], {n: list(shared[at]) for n, at in self.places.items()}
+        example = next((p for p in shared), torch.empty(0))
+        for peer in range(group.size):
+            if peer == rank:
+                continue
+            own = set(have[rank])
+            sends += [(peer, p.contiguous()) for n in dict.fromkeys(want[peer]) if n in own for p in got[n]]
+            theirs = set(have[peer])
+            for n in held:
+                if n in theirs:
+                    shapes = [p.shape for p in self.modules[n].parameters()]
+                    got[n] = [example.new_empty(shape) for shape in shapes]
+                    receives += [(peer, p) for p in got[n]]
+        group.exchange(sends, receives).wait()
+        field = Unlike(self.modules, self.watched is not None, tuple(held))
+        return field, tuple(p for n in held for p in got[n])
 
     def __call__(self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], at: At) -> State:
         results = []
         with plain_attention(self._attention):
             for i, n in enumerate(at.layers):
-                mine = shared[self.ends[n] : self.ends[n + 1]]
+                mine = shared[self.places[n]]
                 parameters = dict(zip(self.names[n], mine, strict=True))
                 v = as_given(tuple(a[i] for a in u))
                 if self.watched is None:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from .chain import Chain, CoarseOperator, Intervals, State, copy_into, state_map
-from .fields import At, Function
+from .fields import At, Function, Unlike
+from .group.blocks import Blocks
+from .group.placement import Placement
 from .integrators import Integrator, block, euler
 from .repeatable import Statistics
 from .taped import TapedAdjoint
@@ -29,6 +31,7 @@ class GenericChain(Chain):
         span: finest steps per step of this level.
         key: of dropout's masks in this propagation; None without dropout.
         statistics: where batch statistics are noted; None without batch norm.
+        selected: `own` of a coarse level, (steps, s, ...).
     """
 
     field: Any
@@ -42,8 +45,12 @@ class GenericChain(Chain):
     operator: CoarseOperator = CoarseOperator()
     key: int | None = None
     statistics: Statistics | None = None
+    placement: Placement | None = None
+    selected: tuple[Tensor, ...] | None = None
 
-    def coarsen(self, factor: int, operator: CoarseOperator) -> GenericChain:
+    def coarsen(
+        self, factor: int, operator: CoarseOperator, blocks: Blocks | None = None
+    ) -> GenericChain:
         if operator.kind == "mean_parameters" and not self.own and self.field.unlike:
             raise ValueError(
                 "coarse='mean_parameters' needs like layers, and these are unlike modules; "
@@ -54,7 +61,46 @@ class GenericChain(Chain):
                 "coarse='picard' is for forward Euler and residual blocks; "
                 "use 'inject' or 'mean_residual' with this integrator"
             )
-        return replace(self, steps=self.steps // factor, span=self.span * factor, operator=operator)
+        which = factor, operator, blocks
+        if which not in self._coarser:
+            self._coarser[which] = self._coarsened(*which)
+        return self._coarser[which]
+
+    @cached_property
+    def _coarser(self) -> dict[tuple[int, CoarseOperator, Blocks | None], GenericChain]:
+        """Made once: the adjoint coarsens to the same ones."""
+        return {}
+
+    def _coarsened(self, factor: int, operator: CoarseOperator, blocks: Blocks | None) -> GenericChain:
+        place, span = Placement.of(self), self.span * factor
+        place = place.coarser(blocks or place.blocks.coarsened(factor))
+        coarse = replace(
+            self,
+            steps=len(place.mine),
+            span=span,
+            operator=operator,
+            placement=place,
+            selected=place.select(self.own, operator, span),
+        )
+        if isinstance(self.field, Unlike) and not place.group.alone:
+            needed = [coarse.layers(steps) for steps in place.blocks.ranges]
+            field, shared = self.field.moved(self.shared, place.group, place.finest.ranges, needed)
+            coarse = replace(coarse, field=field, shared=shared)
+        return coarse
+
+    def looped(self, u: State) -> bool:
+        return isinstance(self.field, Unlike)
+
+    @property
+    def layer_bytes(self) -> int:
+        if isinstance(self.field, Unlike):
+            return self.field.layer_bytes
+        return sum(p.shape[1:].numel() * p.element_size() for p in self.own)
+
+    @property
+    def _first(self) -> int:
+        """This block's first step in the whole chain."""
+        return self.placement.mine.start if self.placement is not None else 0
 
     @cached_property
     def _places(self) -> list[float]:
@@ -63,16 +109,21 @@ class GenericChain(Chain):
             return self.operator.places(self.span)[:1]  # all alike
         return self.operator.places(self.span) if self.span > 1 else [0.0]
 
+    def layers(self, steps: Sequence[int]) -> list[int]:
+        """The layers evaluated in these steps of the whole chain."""
+        return [n * self.span + int(place) for n in steps for place in self._places]
+
     @cached_property
     def _selected(self) -> tuple[Tensor, ...]:
         """`own` of this level: (steps, s, ...)."""
-        return tuple(self.operator.select(p, self.span, self.steps) for p in self.own)
+        return self.selected if self.selected is not None else tuple(p.unsqueeze(1) for p in self.own)
 
     def _times(self, over: Intervals, device: torch.device) -> list[Tensor] | None:
         """For every position the times (count * s,) of the layers evaluated there."""
         if not self.field.timed:
             return None
         steps = torch.arange(over.first, over.stop, device=device).unflatten(0, (over.count, -1))
+        steps = steps + self._first
         places = torch.tensor(self._places, dtype=torch.float64, device=device)
         times = self.start_time + self.step_size * (steps[..., None] * self.span + places)
         return [times[:, j].flatten() for j in range(over.length)]
@@ -110,8 +161,8 @@ class GenericChain(Chain):
         """Which layers are evaluated at position j of every interval."""
         layers: Sequence[int] = ()
         if self.field.indexed:
-            first = range(over.first + j, over.stop, over.length)
-            layers = [n * self.span + int(k) for n in first for k in self._places]
+            first = self._first
+            layers = self.layers(range(first + over.first + j, first + over.stop, over.length))
         noted = self.statistics if self.span == 1 else None
         if noted is not None:
             noted.step()

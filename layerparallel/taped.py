@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .chain import Adjoint, Chain, CoarseOperator, Intervals, State, copy_into
+from .group.blocks import Blocks
+from .group.placement import Placement, move_points
 
 Tape = TypeVar("Tape")
 
@@ -22,16 +24,27 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
         groups: 1 keeps the tapes of recorded walks (memory policy "store"); more keeps only their
             departures and records them again in that many groups of intervals, each when it is
             needed ("recompute").
+
+    Attributes:
+        like: what a state looks like, for a rank without steps, which records none.
     """
 
     def __init__(self, chain: Chain, states: State | None = None, groups: int = 1):
         self.chain, self.states, self.groups = chain, states, groups
-        self.steps = chain.steps
+        self.steps, self.placement = chain.steps, chain.placement
         self.recorded = 0
         self.keep = False
+        self.like: State | None = None
         self._tapes: dict[Intervals, Tape] = {}
         self._departures: dict[Intervals, State] = {}
         self._gradients: dict[int, Tensor] = {}
+
+    def looped(self, u: State) -> bool:
+        return self.chain.looped(u)
+
+    @property
+    def layer_bytes(self) -> int:
+        return self.chain.layer_bytes
 
     @abc.abstractmethod
     def _tape(self, u: State, over: Intervals, onto: State | None = None) -> Tape:
@@ -80,6 +93,9 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
 
     def trajectory(self) -> State:
         """Array of the states 0..N that were recorded."""
+        if self.states is None and not self.steps:
+            assert self.like is not None
+            self.states = tuple(a[:0] for a in self.like)
         if self.states is None:
             some = next(iter(self._departures.values()))
             array = tuple(a.new_empty((self.steps + 1, *a.shape[1:])) for a in some)
@@ -96,7 +112,9 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
             self.states = array
         return self.states
 
-    def coarsen(self, factor: int, operator: CoarseOperator) -> TapedAdjoint[Tape]:
+    def coarsen(
+        self, factor: int, operator: CoarseOperator, blocks: Blocks | None = None
+    ) -> TapedAdjoint[Tape]:
         """Coarsen, then transpose: linearised at every `factor`-th state of this level."""
         over = Intervals(0, self.steps // factor, factor)
         if self.states is None and over in self._departures:
@@ -104,7 +122,13 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
             points = tuple(torch.cat([a, a[-1:]]) for a in left)  # the last is never departed from
         else:
             points = tuple(a[: over.stop + 1 : factor] for a in self.trajectory())
-        return type(self)(self.chain.coarsen(factor, operator), points)
+        if blocks is None:
+            return type(self)(self.chain.coarsen(factor, operator), points)
+        place = Placement.of(self)
+        points = move_points(place.group, points, place.blocks.coarsened(factor), blocks)
+        coarse = type(self)(self.chain.coarsen(factor, operator, blocks), points)
+        coarse.like = self.like
+        return coarse
 
     def advance(
         self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None

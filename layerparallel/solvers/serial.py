@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..chain import Adjoint, Chain, Intervals, Recorder, State
 from ..errors import UnknownNameError, named_options
+from ..group.placement import Placement
 from ..solution import Solution
 
 if TYPE_CHECKING:
@@ -70,11 +71,19 @@ class Serial:
             take = recorder.record
         else:
             take = chain.collect if collect and isinstance(chain, Adjoint) else chain.advance
-        u = u0
-        for piece in segments(chain, self.groups(chain.steps)):
-            u = take(u, piece)
+
+        def work(u: State) -> State:
+            for piece in segments(chain, self.groups(chain.steps)):
+                u = take(u, piece)
+            return u
+
+        end = u0
+        if chain.steps:
+            place = Placement.of(chain)
+            before, behind = place.next_to(chain.reverse)
+            end = place.group.relay(u0, behind, before, work)
         seconds = [time.perf_counter() - began]
-        return Solution(end=u, evaluations=[chain.steps], seconds=seconds)
+        return Solution(end=end, evaluations=[chain.steps], seconds=seconds)
 
 
 @dataclass(frozen=True)

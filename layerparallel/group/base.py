@@ -1,0 +1,204 @@
+"""Layer groups: the processes that share one network's depth, each with one block of steps.
+
+A kind of group sends tensors and forms sums; what the solvers ask of it (`shift`, `relay`, `move`) is
+made of these and the same for all: `Alone`, one process; `ranks.Ranks`, torch.distributed;
+`virtual.Member`, many ranks in one process under a clock of their own.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..chain import State
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a message costs: ``latency + seconds_per_byte * bytes`` seconds."""
+
+    latency: float
+    seconds_per_byte: float
+
+    def seconds(self, size: float) -> float:
+        """Of one message of `size` bytes."""
+        return self.latency + self.seconds_per_byte * size
+
+
+class Pending(Protocol):
+    """Messages under way."""
+
+    def wait(self) -> None:
+        """Returns when all that was to be received is there."""
+        ...
+
+
+class Arrived:
+    """Nothing is under way."""
+
+    def wait(self) -> None:
+        """Returns at once."""
+
+
+class Group(abc.ABC):
+    """A layer group, as one of its ranks sees it.
+
+    Attributes:
+        rank, size: of this rank within the group.
+        link: what a message between two ranks costs, the same on all ranks.
+    """
+
+    rank: int = 0
+    size: int = 1
+    link: Link = Link(0.0, 0.0)
+
+    @abc.abstractmethod
+    def exchange(
+        self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]
+    ) -> Pending:
+        """Starts messages: contiguous tensors to peers, and buffers that receive from peers.
+
+        Messages between two ranks arrive in the order in which they were started.
+        """
+
+    @abc.abstractmethod
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all ranks, the same bits on each; `value` is left as it is."""
+
+    @abc.abstractmethod
+    def broadcast(self, value: Tensor, source: int) -> None:
+        """Fills `value` on every rank from that of `source`."""
+
+    @abc.abstractmethod
+    def tell(self, value: Any, source: int) -> Any:
+        """A small Python object of `source`, on every rank; what the others give is not looked at."""
+
+    @abc.abstractmethod
+    def gather(self, value: Any) -> list[Any]:
+        """Small Python objects of all ranks, in order."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other rank."""
+        return self.size == 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank has the opening."""
+        return self.rank == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether this rank has the closing."""
+        return self.rank == self.size - 1
+
+    # ---- the verbs ------------------------------------------------------------------------------
+
+    def shift(
+        self, value: State, towards: int | None, source: int | None, into: State | None
+    ) -> Pending:
+        """Starts sending `value` to the rank `towards` and receiving from `source`, where there are such.
+
+        `into` are contiguous buffers, and untouched without a source.
+        """
+        sends = [(towards, a.contiguous()) for a in value] if towards is not None else []
+        receives = [] if source is None or into is None else [(source, a) for a in into]
+        return self.exchange(sends, receives) if sends or receives else Arrived()
+
+    def relay(
+        self, begin: State, towards: int | None, source: int | None, work: Callable[[State], State]
+    ) -> State:
+        """One rank after the other: receives where to begin (`begin` without a source), works, sends."""
+        if source is not None:
+            begin = tuple(torch.empty_like(a, memory_format=torch.contiguous_format) for a in begin)
+            self.exchange([], [(source, a) for a in begin]).wait()
+        end = work(begin)
+        if towards is not None:
+            self.exchange([(towards, a.contiguous()) for a in end], []).wait()
+        return end
+
+    def move(
+        self, arrays: Sequence[Tensor], have: Sequence[range], want: Sequence[range]
+    ) -> tuple[Tensor, ...]:
+        """Rows of arrays from ranks that have them to those that want them.
+
+        Args:
+            arrays: of one dtype and device, each with ``len(have[rank])`` rows; all ranks have the
+                same number of arrays, of rows of the same shapes.
+            have: which rows, by global number, every rank has. Rows of several ranks are added.
+            want: which rows every rank is to get.
+
+        Returns:
+            Arrays of ``len(want[rank])`` rows; the given ones where nobody wants anything new.
+        """
+        if self.alone or list(have) == list(want):
+            return tuple(arrays)
+        mine, mine_wanted = have[self.rank], want[self.rank]
+        others = [peer for peer in range(self.size) if peer != self.rank]
+        shapes = [a.shape[1:] for a in arrays]
+        row = sum(shape.numel() for shape in shapes)
+        sends, receives = [], []
+        for peer in others:
+            if leaving := overlap(mine, want[peer]):
+                rows = slice(leaving.start - mine.start, leaving.stop - mine.start)
+                sends.append((peer, torch.cat([a[rows].flatten() for a in arrays])))
+            if coming := overlap(have[peer], mine_wanted):
+                receives.append((peer, arrays[0].new_empty(len(coming) * row)))
+        pending = self.exchange(sends, receives)
+        found = tuple(a.new_zeros((len(mine_wanted), *a.shape[1:])) for a in arrays)
+        pending.wait()
+        buffers = dict(receives)
+        for peer in range(self.size):  # in order of the ranks, so that sums are the same everywhere
+            here = overlap(have[peer], mine_wanted)
+            if not here:
+                continue
+            to = slice(here.start - mine_wanted.start, here.stop - mine_wanted.start)
+            if peer == self.rank:
+                rows = slice(here.start - mine.start, here.stop - mine.start)
+                parts = [a[rows] for a in arrays]
+            else:
+                sizes = [len(here) * shape.numel() for shape in shapes]
+                pieces = buffers[peer].split(sizes)
+                parts = [p.view(len(here), *s) for p, s in zip(pieces, shapes, strict=True)]
+            for target, part in zip(found, parts, strict=True):
+                target[to].add_(part)
+        return found
+
+
+class Alone(Group):
+    """One process, which has the whole network."""
+
+    def exchange(
+        self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]
+    ) -> Pending:
+        """There is nobody to send to."""
+        return Arrived()
+
+    def total(self, value: Tensor) -> Tensor:
+        """The value itself."""
+        return value
+
+    def broadcast(self, value: Tensor, source: int) -> None:
+        """It is here already."""
+
+    def tell(self, value: Any, source: int) -> Any:
+        """The value itself."""
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value alone."""
+        return [value]
+
+
+ALONE = Alone()
+
+
+def overlap(a: range, b: range) -> range:
+    """What two ranges of step 1 have in common; empty if nothing."""
+    start = max(a.start, b.start)
+    return range(start, max(start, min(a.stop, b.stop)))
