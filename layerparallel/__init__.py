@@ -12,6 +12,7 @@ from .solution import Solution
 from .solvers import MGRIT, Parareal, Serial, Split
 
 if TYPE_CHECKING:
+    from .distribution import distribute
     from .layerwise import load_optimizer_state, optimizer_state
     from .optim import LBFGS, depth_groups
     from .refinement import refine
@@ -30,6 +31,7 @@ _LAZY: dict[str, str] = {
     "Objective": "training.objective",
     "OneShot": "training.one_shot",
     "depth_groups": "optim",
+    "distribute": "distribution",
     "refine": "refinement",
     "load_optimizer_state": "layerwise",
     "optimizer_state": "layerwise",
@@ -64,6 +66,7 @@ __all__ = [
     "Split",
     "chain",
     "depth_groups",
+    "distribute",
     "load_optimizer_state",
     "optimizer_state",
     "refine",

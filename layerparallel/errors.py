@@ -41,3 +41,7 @@ def named_options(settings: type[Settings]) -> type[Settings]:
 
 class UnknownOptionError(UnknownNameError, TypeError):
     """An unknown keyword; a TypeError, too, as Python's own."""
+
+
+class RankFailed(RuntimeError):  # noqa: N818
+    """Another rank has failed; the text is one sentence that names it, where it is known."""

@@ -299,27 +299,30 @@ class Unlike:
         group: Group,
         have: Sequence[Sequence[int]],
         want: Sequence[Sequence[int]],
+        like: Tensor,
     ) -> tuple[Unlike, tuple[Tensor, ...]]:
         """The field with the parameters of other steps, got from the ranks that have them.
 
         Args:
             have: the steps whose parameters every rank has, one rank each.
             want: the steps whose parameters every rank is to get.
+            like: of the parameters' dtype and device.
         """
         rank = group.rank
         held = dict.fromkeys(want[rank])  # each once, in order
         sends, receives, got = [], [], {n: list(shared[at]) for n, at in self.places.items()}
-        example = next((p for p in shared), torch.empty(0))
         for peer in range(group.size):
             if peer == rank:
                 continue
             own = set(have[rank])
-            sends += [(peer, p.contiguous()) for n in dict.fromkeys(want[peer]) if n in own for p in got[n]]
+            sends += [
+                (peer, p.contiguous()) for n in dict.fromkeys(want[peer]) if n in own for p in got[n]
+            ]
             theirs = set(have[peer])
             for n in held:
                 if n in theirs:
                     shapes = [p.shape for p in self.modules[n].parameters()]
-                    got[n] = [example.new_empty(shape) for shape in shapes]
+                    got[n] = [like.new_empty(shape) for shape in shapes]
                     receives += [(peer, p) for p in got[n]]
         group.exchange(sends, receives).wait()
         field = Unlike(self.modules, self.watched is not None, tuple(held))

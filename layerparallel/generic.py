@@ -32,6 +32,8 @@ class GenericChain(Chain):
         key: of dropout's masks in this propagation; None without dropout.
         statistics: where batch statistics are noted; None without batch norm.
         selected: `own` of a coarse level, (steps, s, ...).
+        like: of the parameters' dtype and device, where a block may have none of them.
+        finest: the chain that has this block's own unlike modules.
     """
 
     field: Any
@@ -47,6 +49,8 @@ class GenericChain(Chain):
     statistics: Statistics | None = None
     placement: Placement | None = None
     selected: tuple[Tensor, ...] | None = None
+    like: Tensor | None = None
+    finest: GenericChain | None = None
 
     def coarsen(
         self, factor: int, operator: CoarseOperator, blocks: Blocks | None = None
@@ -84,8 +88,12 @@ class GenericChain(Chain):
         )
         if isinstance(self.field, Unlike) and not place.group.alone:
             needed = [coarse.layers(steps) for steps in place.blocks.ranges]
-            field, shared = self.field.moved(self.shared, place.group, place.finest.ranges, needed)
-            coarse = replace(coarse, field=field, shared=shared)
+            finest = self.finest or self
+            assert self.like is not None
+            field, shared = finest.field.moved(
+                finest.shared, place.group, place.finest.ranges, needed, self.like
+            )
+            coarse = replace(coarse, field=field, shared=shared, finest=finest)
         return coarse
 
     def looped(self, u: State) -> bool:

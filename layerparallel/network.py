@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .body import Body, Driven
 from .chain import State
+from .crossing import Form, crossed, everywhere, told
 from .fields import as_given, as_state
+from .group.base import ALONE, Group
 from .propagate import Guess, Solver, propagate
 from .solution import Solution
 from .solvers import MGRIT, Serial, Split
 from .solvers.cycles import Solvers
 from .wrapping import parted
+
+Output = Literal["all", "last"]
+"""Which ranks of a layer group get a network's output."""
 
 
 class Chains(nn.ModuleList):
@@ -59,6 +64,8 @@ class Network(nn.Module):
         self.body = body if isinstance(body, Body) else _checked_chains(body)
         self.closing = closing if closing is not None else nn.Identity()
         self.fallbacks = 0
+        self.group: Group = ALONE
+        self.output: Output = "all"
         self.solver = solver
         self.evaluate_with = evaluate
         self._forget()
@@ -197,14 +204,44 @@ class Network(nn.Module):
         training = self.training and torch.is_grad_enabled()
         solvers = self._each(self.solver if training else self.evaluate_with)
         guesses = self._guess(solvers, key)
-        value, k = self.opening(x), 0
+        first, last, k = 0, self.group.size - 1, 0
+        value, at = self._on(first, lambda: self.opening(x)), first
         for part in self.parts:
             if isinstance(part, Body):
-                value = self._propagated(part, k, value, solvers[k], guesses[k])
+                if at != first:
+                    value = as_given(crossed(self.group, at, first, as_state(value, "a state")))
+                value, at = self._propagated(part, k, value, solvers[k], guesses[k]), last
                 k += 1
             else:
-                value = part(value)
-        return self.closing(value)
+                value = self._on(at, lambda part=part, value=value: part(value), value)
+        if self.group.alone:
+            return self.closing(value)
+        thread = as_state(value, "a state")
+        if self.output == "all":
+            return everywhere(self.group, lambda: self.closing(value), thread)
+        return self.closing(value) if self.group.last else sum(a.flatten()[:1].sum() for a in thread)
+
+    def _on(self, rank: int, work: Callable[[], Any], thread: Any = None) -> Any:
+        """A module's value on its rank; placeholders on the others of the layer group."""
+        if self.group.alone:
+            return work()
+
+        def done() -> tuple[Any, Any]:
+            value = work()
+            parts = (value.state, value.inputs) if isinstance(value, Driven) else (value, ())
+            states = [as_state(part, "a module's value") if part != () else () for part in parts]
+            return value, [[Form.of(a) for a in state] for state in states]
+
+        value, forms = told(self.group, rank, done)
+        if self.group.rank == rank:
+            return value
+        device = next(self.parameters()).device
+        state = tuple(form.placeholder(device) for form in forms[0])
+        if thread is not None and torch.is_grad_enabled():  # goes on with the graph of this rank
+            edge = sum(a.flatten()[:1].sum() for a in as_state(thread, "a state"))
+            state = tuple(a + 0 * edge.to(a.dtype) for a in state)
+        inputs = tuple(form.placeholder(device, rows=0) for form in forms[1])
+        return Driven(as_given(state), inputs) if inputs else as_given(state)
 
     def _propagated(
         self, body: Body, k: int, value: Any, solver: Solver, guess: Guess | None
@@ -290,6 +327,11 @@ class Network(nn.Module):
 
     def to_serial(self) -> SerialNetwork:
         """An ordinary module with the same parameters (copied) and the same state_dict names."""
+        if not self.group.alone:
+            raise RuntimeError(
+                f"rank {self.group.rank} has only its own layers of the {self.group.size} ranks'; save "
+                "a checkpoint and load it into a network of one process"
+            )
         parts = [part.serial() if isinstance(part, Body) else copy.deepcopy(part) for part in self.parts]
         body = SerialChains(parts) if isinstance(self.body, Chains) else parts[0]
         return SerialNetwork(copy.deepcopy(self.opening), body, copy.deepcopy(self.closing))
@@ -305,6 +347,32 @@ class Network(nn.Module):
                 pattern, stacked = part.layer_name(name.removeprefix(prefix))
                 return prefix + pattern, part.depth if stacked else 0
         return name, 0
+
+    def gradient_norm(self) -> Tensor:
+        """The 2-norm of all gradients together, 0-d, over all ranks of the layer group."""
+        repeated = set() if self.group.first else {id(p) for p in self.repeated()}
+        grads = [p.grad for p in self.parameters() if p.grad is not None and id(p) not in repeated]
+        norms = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+        if self.group.alone:
+            return norms
+        device = next(self.parameters()).device
+        return self.group.total(norms.to(device).double().square()).sqrt()
+
+    def clip_grad_norm_(self, max_norm: float) -> Tensor:
+        """Scales all gradients so that their common 2-norm is at most `max_norm`; returns that norm.
+
+        ``torch.nn.utils.clip_grad_norm_`` for one process and for a layer group alike.
+        """
+        norm = self.gradient_norm()
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        for p in self.parameters():
+            if p.grad is not None:
+                p.grad.mul_(scale.to(p.grad))
+        return norm
+
+    def repeated(self) -> list[nn.Parameter]:
+        """Parameters that every rank of the layer group has; one rank alone may count them."""
+        return [p for body in self.chains for p in body.repeated()]
 
     def decay_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser: weights decay, biases and norms do not.
@@ -371,11 +439,12 @@ def _checked_chains(parts: Sequence[nn.Module]) -> Chains:
 
 def _fitting(body: Body, u0: State) -> State:
     """The first state in the parameters' dtype and on their device, or an error."""
-    parameter = next(body.parameters(), None)
+    tensors = body.tensors()
+    parameter = next(iter(tensors), None)
     if parameter is None:  # under autocast the opening's value may be too short for a chain
         autocast = torch.is_autocast_enabled(u0[0].device.type)
         return tuple(a.float() if autocast and a.itemsize < 4 else a for a in u0)
-    places = {p.device for p in body.parameters()}
+    places = {p.device for p in tensors}
     for a in u0:
         if {a.device} != places:
             raise ValueError(

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .chain import Adjoint, Chain, Recorder, State
 from .generic import GenericChain, Noting
+from .group.base import Group
+from .group.placement import Placement
 from .repeatable import Statistics
 from .solution import Solution
 from .solvers import MGRIT, Serial, Split
@@ -33,11 +35,18 @@ class Binder(Protocol):
 
     def tensors(self) -> list[Tensor]: ...
 
-    def bind(self, tensors: Sequence[Tensor]) -> Chain: ...
+    @property
+    def group(self) -> Group: ...
+
+    def placement(self, length: int) -> Placement | None: ...
+
+    def bind(self, tensors: Sequence[Tensor], placement: Placement | None) -> Chain: ...
+
+    def unbind(self, gradients: dict[int, Tensor], chain: Chain) -> dict[int, Tensor]: ...
 
     def examine(self, u: State, inputs: State) -> None: ...
 
-    def commit(self, statistics: Statistics) -> None: ...
+    def commit(self, statistics: Statistics, placement: Placement | None) -> None: ...
 
 
 @dataclass
@@ -90,7 +99,8 @@ def propagate(
         body.examine(u0, tuple(inputs))
     call = _Call(body, solver, len(u0), guess, report)
     tensors = (*u0, *inputs, *body.tensors())
-    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
+    on_ranks = not body.group.alone  # where another rank may have what requires a gradient
+    if not torch.is_grad_enabled() or not (on_ranks or any(t.requires_grad for t in tensors)):
         with torch.no_grad():
             return _forward(call, tensors, record=False)[0]
     return _Propagate.apply(call, *tensors)  # type: ignore[no-any-return]
@@ -99,20 +109,27 @@ def propagate(
 def _forward(
     call: _Call, tensors: Sequence[Tensor], record: bool
 ) -> tuple[State, Chain, Adjoint | None]:
-    u0 = tuple(tensors[: call.parts])
-    chain = call.body.bind(tensors[call.parts :])
+    u0, body = tuple(tensors[: call.parts]), call.body
+    placement = body.placement(interval_length(call.solver, body.depth))
+    chain = body.bind(tensors[call.parts :], placement)
     solver = call.solver.forward.forward
-    adjoint = chain.linearise(solver.groups(chain.steps)) if record else None
+    adjoint = chain.linearise(solver.groups(body.depth)) if record else None
     statistics = chain.statistics if isinstance(chain, GenericChain) else None
     recorder = adjoint
     if isinstance(chain, GenericChain) and statistics is not None and recorder is None:
         recorder = Noting(chain)
     packed = chain.pack(u0)
+    if adjoint is not None:
+        adjoint.like = packed
     guess = _fitting(call.guess.forward, solver, chain, packed) if call.guess is not None else None
     solution = _guarded(solver, chain, packed, guess, recorder, False)
-    _refuse_non_finite(u0, solution.end)
+    if placement is not None:
+        ends = placement.ends(reverse=False)[1], body.group.size - 1
+        solution.end = hand_over(body.group, solution.end, *ends)
+    if body.group.last:
+        _refuse_non_finite(u0, solution.end)
     if statistics is not None:
-        call.body.commit(statistics)
+        call.body.commit(statistics, placement)
     if call.guess is not None:
         call.guess.forward = _left(solver, solution)
     call.report("forward", solution)
@@ -148,6 +165,9 @@ class _Propagate(torch.autograd.Function):
         device, enabled, dtype = ctx.autocast
         with torch.autocast(device, dtype=dtype, enabled=enabled):
             packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
+            placement, group = ctx.chain.placement, call.body.group
+            if placement is not None:
+                packed = hand_over(group, packed, group.size - 1, placement.ends(reverse=True)[0])
             solver, guess = call.solver.adjoint.adjoint, None
             if call.guess is not None:
                 guess = _fitting(call.guess.adjoint, solver, adjoint, packed)
@@ -156,12 +176,30 @@ class _Propagate(torch.autograd.Function):
             call.guess.adjoint = _left(solver, solution)
         call.report("adjoint", solution)
         start = ctx.chain.unpack(solution.end, tensors[:parts])
-        gradients = adjoint.gradients()
+        gradients = call.body.unbind(adjoint.gradients(), ctx.chain)
         if not adjoint.keep:
             adjoint.free()
             ctx.adjoint = ctx.chain = None
         found = [gradients.get(k) for k in range(len(tensors) - parts)]
         return (None, *start, *found)
+
+
+def interval_length(solver: Solver, depth: int) -> int:
+    """Steps that no rank's block may cut: the intervals of the forward and of the adjoint solve."""
+    parts = (solver.forward.forward, solver.adjoint.adjoint)
+    return math.lcm(*(p.factors(depth)[0] for p in parts if isinstance(p, MGRIT)))
+
+
+def hand_over(group: Group, state: State, source: int, target: int) -> State:
+    """A state of the rank `source`, on `target` too."""
+    if source == target or group.rank not in (source, target):
+        return state
+    if group.rank == source:
+        group.exchange([(target, a.contiguous()) for a in state], []).wait()
+        return state
+    received = tuple(torch.empty_like(a, memory_format=torch.contiguous_format) for a in state)
+    group.exchange([], [(source, a) for a in received]).wait()
+    return received
 
 
 def _graph_is_kept() -> bool:
@@ -173,7 +211,9 @@ def _fitting(guess: State | None, solver: Serial | MGRIT, chain: Chain, u0: Stat
     """The guess, if the solver starts warm and it is of this batch size and this coarsening."""
     if guess is None or not (isinstance(solver, MGRIT) and solver.warm_start):
         return None
-    points = chain.steps // solver.factors(chain.steps)[0] + 1
+    place = Placement.of(chain)
+    blocks = place.blocks.coarsened(solver.factors(place.depth)[0])
+    points = len(blocks.points()[place.group.rank])
     fits = all(
         g.shape == (points, *u.shape[1:]) and g.dtype == u.dtype and g.device == u.device
         for g, u in zip(guess, u0, strict=True)
@@ -185,8 +225,7 @@ def _left(solver: Serial | MGRIT, solution: Solution) -> State | None:
     """What a solve leaves for the next warm start: nothing if it failed."""
     if not (isinstance(solver, MGRIT) and solver.warm_start) or solution.points is None:
         return None
-    points = tuple(p.detach() for p in solution.points)
-    return points if all(bool(torch.isfinite(p).all()) for p in points) else None
+    return tuple(p.detach() for p in solution.points) if solution.finite else None
 
 
 def _guarded(

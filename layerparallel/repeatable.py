@@ -280,14 +280,14 @@ class Statistics:
         """What was noted, by module and use, the uses of a module in order."""
         return sorted(self.noted.items(), key=lambda item: item[0][1])
 
-    def gathered(self, steps: int) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
-        """Mean and unbiased variance, each (N, C), by module and use."""
+    def gathered(self, block: range) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+        """Mean and unbiased variance, each (n, C), of a block of n layers, by module and use."""
         whole = {}
         for key, parts in self.ordered():
-            mean = parts[0][1].new_empty(steps, *parts[0][1].shape[1:])
+            mean = parts[0][1].new_empty(len(block), *parts[0][1].shape[1:])
             variance = torch.empty_like(mean)
             for layers, m, v in parts:
-                at = torch.as_tensor(list(layers), device=m.device)
+                at = torch.as_tensor(list(layers), device=m.device) - block.start
                 mean[at], variance[at] = m, v
             whole[key] = mean, variance
         return whole

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .repeatable import batch_norms
 
 if TYPE_CHECKING:
-    from .body import Body
+    from .bodies.base import Body
 
 Initial = Literal["smooth", "tied", "independent"]
 INITIAL: tuple[Initial, ...] = get_args(Initial)
@@ -128,8 +128,8 @@ def to_layers(body: Body, state: dict, prefix: str, metadata: dict) -> None:
         if not stacked:
             state[prefix + pattern] = value
             continue
-        for n in range(body.depth):
-            state[prefix + pattern.format(n=n)] = value[n] if name in own else value
+        for row, n in enumerate(body.block):
+            state[prefix + pattern.format(n=n)] = value[row] if name in own else value
 
 
 def from_layers(
@@ -149,9 +149,14 @@ def from_layers(
             if prefix + pattern in state:
                 state[prefix + name] = state.pop(prefix + pattern)
             continue
-        keys = [prefix + pattern.format(n=n) for n in range(body.depth)]
+        every = [prefix + pattern.format(n=n) for n in range(body.depth)]
+        keys = every[body.block.start : body.block.stop]
+        for key in {*every} - {*keys}:  # other ranks' layers, in the state of a whole network
+            state.pop(key, None)
         found = [key for key in keys if key in state]
-        if len(found) == len(keys):
+        if not keys:
+            state[prefix + name] = own_tensor(body, name)
+        elif len(found) == len(keys):
             values = [state.pop(key) for key in keys]
             if name in own:
                 state[prefix + name] = torch.stack(values)
@@ -165,6 +170,28 @@ def from_layers(
         elif found:
             gone = next(key for key in keys if key not in state)
             raise ValueError(
-                f"the state dict has {len(found)} of the {body.depth} layers' {name} ({gone} is "
+                f"the state dict has {len(found)} of the {len(keys)} layers' {name} ({gone} is "
                 "not there); load it into a network of its own depth"
             )
+
+
+def own_tensor(body: Body, name: str) -> Tensor:
+    """A body's parameter or buffer, by its name in the stack."""
+    found = {**dict(body.named_parameters()), **dict(body.named_buffers())}
+    return found[name].detach()
+
+
+def keep_rows(module: nn.Module, block: range) -> None:
+    """Of stacked parameters and running statistics keeps the rows of a block, in memory of its own."""
+    rows = slice(block.start, block.stop)
+    replace_parameters(module, lambda p: p.detach()[rows].clone())
+    for norm in batch_norms(module).values():
+        for name, buffer in norm._buffers.items():
+            norm._buffers[name] = None if buffer is None else buffer[rows].clone()
+
+
+def skeleton(module: nn.Module) -> nn.Module:
+    """A copy whose parameters have a shape and no values."""
+    bare = copy.deepcopy(module)
+    replace_parameters(bare, lambda p: p.detach().to("meta"))
+    return bare

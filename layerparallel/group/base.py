@@ -102,7 +102,7 @@ class Group(abc.ABC):
     def shift(
         self, value: State, towards: int | None, source: int | None, into: State | None
     ) -> Pending:
-        """Starts sending `value` to the rank `towards` and receiving from `source`, where there are such.
+        """Starts sending `value` to the rank `towards` and receiving from `source`, if there are such.
 
         `into` are contiguous buffers, and untouched without a source.
         """
@@ -128,8 +128,8 @@ class Group(abc.ABC):
         """Rows of arrays from ranks that have them to those that want them.
 
         Args:
-            arrays: of one dtype and device, each with ``len(have[rank])`` rows; all ranks have the
-                same number of arrays, of rows of the same shapes.
+            arrays: on one device, each with ``len(have[rank])`` rows; all ranks have as many arrays,
+                with rows of the same shapes and dtypes.
             have: which rows, by global number, every rank has. Rows of several ranks are added.
             want: which rows every rank is to get.
 
@@ -138,36 +138,52 @@ class Group(abc.ABC):
         """
         if self.alone or list(have) == list(want):
             return tuple(arrays)
-        mine, mine_wanted = have[self.rank], want[self.rank]
-        others = [peer for peer in range(self.size) if peer != self.rank]
-        shapes = [a.shape[1:] for a in arrays]
-        row = sum(shape.numel() for shape in shapes)
-        sends, receives = [], []
-        for peer in others:
-            if leaving := overlap(mine, want[peer]):
-                rows = slice(leaving.start - mine.start, leaving.stop - mine.start)
-                sends.append((peer, torch.cat([a[rows].flatten() for a in arrays])))
-            if coming := overlap(have[peer], mine_wanted):
-                receives.append((peer, arrays[0].new_empty(len(coming) * row)))
-        pending = self.exchange(sends, receives)
-        found = tuple(a.new_zeros((len(mine_wanted), *a.shape[1:])) for a in arrays)
-        pending.wait()
-        buffers = dict(receives)
-        for peer in range(self.size):  # in order of the ranks, so that sums are the same everywhere
-            here = overlap(have[peer], mine_wanted)
-            if not here:
-                continue
-            to = slice(here.start - mine_wanted.start, here.stop - mine_wanted.start)
-            if peer == self.rank:
-                rows = slice(here.start - mine.start, here.stop - mine.start)
-                parts = [a[rows] for a in arrays]
-            else:
-                sizes = [len(here) * shape.numel() for shape in shapes]
-                pieces = buffers[peer].split(sizes)
-                parts = [p.view(len(here), *s) for p, s in zip(pieces, shapes, strict=True)]
-            for target, part in zip(found, parts, strict=True):
-                target[to].add_(part)
-        return found
+        found: list[Tensor] = list(arrays)
+        for dtype in dict.fromkeys(a.dtype for a in arrays):  # those of one go in one message
+            places = [k for k, a in enumerate(arrays) if a.dtype == dtype]
+            moved = _moved(self, [arrays[k] for k in places], have, want)
+            for k, array in zip(places, moved, strict=True):
+                found[k] = array
+        return tuple(found)
+
+    def __deepcopy__(self, memo: object) -> Group:
+        """Copies of a network share its group."""
+        return self
+
+
+def _moved(
+    group: Group, arrays: Sequence[Tensor], have: Sequence[range], want: Sequence[range]
+) -> list[Tensor]:
+    """`Group.move` of arrays of one dtype."""
+    mine, wanted = have[group.rank], want[group.rank]
+    shapes = [a.shape[1:] for a in arrays]
+    row = sum(shape.numel() for shape in shapes)
+    sends, receives = [], []
+    for peer in range(group.size):
+        if peer == group.rank:
+            continue
+        if leaving := overlap(mine, want[peer]):
+            rows = slice(leaving.start - mine.start, leaving.stop - mine.start)
+            sends.append((peer, torch.cat([a[rows].flatten() for a in arrays])))
+        if coming := overlap(have[peer], wanted):
+            receives.append((peer, arrays[0].new_empty(len(coming) * row)))
+    pending = group.exchange(sends, receives)
+    found = [a.new_zeros((len(wanted), *a.shape[1:])) for a in arrays]
+    pending.wait()
+    buffers = dict(receives)
+    for peer in range(group.size):  # in order of the ranks, so that sums are the same everywhere
+        here = overlap(have[peer], wanted)
+        if not here:
+            continue
+        to = slice(here.start - wanted.start, here.stop - wanted.start)
+        if peer == group.rank:
+            parts = [a[here.start - mine.start : here.stop - mine.start] for a in arrays]
+        else:
+            pieces = buffers[peer].split([len(here) * shape.numel() for shape in shapes])
+            parts = [p.view(len(here), *s) for p, s in zip(pieces, shapes, strict=True)]
+        for target, part in zip(found, parts, strict=True):
+            target[to].add_(part)
+    return found
 
 
 class Alone(Group):

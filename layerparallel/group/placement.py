@@ -62,9 +62,7 @@ class Placement:
         """The ranks before and behind this one; see `Blocks.next_to`."""
         return self.blocks.next_to(self.group.rank, reverse)
 
-    def select(
-        self, rows: Sequence[Tensor], operator: CoarseOperator, span: int
-    ) -> tuple[Tensor, ...]:
+    def select(self, rows: Sequence[Tensor], operator: CoarseOperator, span: int) -> tuple[Tensor, ...]:
         """Of this rank's finest parameters (n, ...) those of its steps of this level, (steps, s, ...).
 
         A coarse step may span layers of several ranks: each sends its share of every mean.

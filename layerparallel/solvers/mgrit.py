@@ -279,7 +279,9 @@ class _Solve:
         """
         over, chain = self.inside[level], self.chains[level]
         departures = chain.depart(self.points[level], over_points(over))
-        if coming is not None and over.count > 1 and chain.looped(departures):  # the others do not wait for it
+        if (
+            coming is not None and over.count > 1 and chain.looped(departures)
+        ):  # the others do not wait for it
             m, behind = over.length, over.count - 1
             edge, others = (behind, slice(0, behind)) if self.backward else (0, slice(1, None))
             inner = Intervals(others.start * m, behind, m)
@@ -513,7 +515,7 @@ class _Solve:
         found = self.sizes(*residuals, *corrections, scale)
         solution.residual_tensors = found[: len(residuals)]
         solution.correction_tensors, solution.scale_tensor = found[len(residuals) : -1], found[-1]
-        end = self.final(arrived)
+        end = self.final(arrived) if len(arrived[0]) else self.u0
         if not self.backward and (rest := self.rest[0]) is not None:
             end = self._finally(end, rest)
         solution.end, solution.points = end, self.points[0]
