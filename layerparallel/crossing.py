@@ -138,7 +138,10 @@ def everywhere(group: Group, work: Callable[[], Any], thread: State) -> Any:
     """
 
     def done() -> tuple[Any, Any]:
-        leaves, tree = pytree.tree_flatten(work())
+        value = work()
+        if isinstance(value, Tensor):
+            return [value], ([Form.of(value)], None, None)
+        leaves, tree = pytree.tree_flatten(value)
         tensors = [a for a in leaves if isinstance(a, Tensor)]
         others = [None if isinstance(a, Tensor) else a for a in leaves]
         return tensors, ([Form.of(a) for a in tensors], others, tree)
@@ -146,4 +149,6 @@ def everywhere(group: Group, work: Callable[[], Any], thread: State) -> Any:
     tensors, (forms, others, tree) = told(group, group.size - 1, done)
     inputs, count = ((*tensors,), len(tensors)) if group.last else (thread, 0)
     found = iter(_Everywhere.apply(group, forms, count, *inputs)) if forms else iter(())  # type: ignore[call-overload]
+    if tree is None:
+        return next(found)
     return pytree.tree_unflatten([next(found) if a is None else a for a in others], tree)

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .chain import State
 from .group.base import Group
-from .repeatable import Repeatable, Statistics, batch_norms, spared
+from .repeatable import Repeatable, Statistics, batch_norms, frozen_statistics, spared
 
 
 def as_state(value: object, what: str) -> State:
@@ -268,17 +268,25 @@ class Unlike:
     Args:
         modules: of all steps of the whole chain, in order.
         held: the steps whose parameters `shared` has, in this order; all of them if None.
+        frozen: `shared` has the running statistics of batch norms that normalise by them, too.
     """
 
     indexed = unlike = True
     timed = False
 
     def __init__(
-        self, modules: Sequence[nn.Module], watched: bool = False, held: Sequence[int] | None = None
+        self,
+        modules: Sequence[nn.Module],
+        watched: bool = False,
+        held: Sequence[int] | None = None,
+        frozen: bool = False,
     ):
         self.modules = tuple(modules)
-        self.held = tuple(range(len(self.modules)) if held is None else held)
-        self.names = [tuple(dict(module.named_parameters())) for module in modules]
+        self.held = tuple(dict.fromkeys(range(len(self.modules)) if held is None else held))
+        self.names = [
+            (*dict(module.named_parameters()), *(frozen_statistics(module) if frozen else ()))
+            for module in modules
+        ]
         self.places: dict[int, slice] = {}
         end = 0
         for n in self.held:
@@ -301,32 +309,27 @@ class Unlike:
         want: Sequence[Sequence[int]],
         like: Tensor,
     ) -> tuple[Unlike, tuple[Tensor, ...]]:
-        """The field with the parameters of other steps, got from the ranks that have them.
+        """The field with the tensors of other steps, got from the ranks that have them.
 
         Args:
-            have: the steps whose parameters every rank has, one rank each.
-            want: the steps whose parameters every rank is to get.
+            have: the steps whose tensors every rank has, one rank each.
+            want: the steps whose tensors every rank is to get.
             like: of the parameters' dtype and device.
         """
-        rank = group.rank
-        held = dict.fromkeys(want[rank])  # each once, in order
-        sends, receives, got = [], [], {n: list(shared[at]) for n, at in self.places.items()}
-        for peer in range(group.size):
-            if peer == rank:
-                continue
-            own = set(have[rank])
-            sends += [
-                (peer, p.contiguous()) for n in dict.fromkeys(want[peer]) if n in own for p in got[n]
-            ]
-            theirs = set(have[peer])
-            for n in held:
-                if n in theirs:
-                    shapes = [p.shape for p in self.modules[n].parameters()]
-                    got[n] = [like.new_empty(shape) for shape in shapes]
-                    receives += [(peer, p) for p in got[n]]
-        group.exchange(sends, receives).wait()
-        field = Unlike(self.modules, self.watched is not None, tuple(held))
-        return field, tuple(p for n in held for p in got[n])
+        field = Unlike(self.modules, self.watched is not None, want[group.rank], frozen=True)
+        values = {}
+        for n, at in self.places.items():
+            buffers = dict(self.modules[n].named_buffers())
+            extra = field.names[n][len(self.names[n]) :]
+            values[n] = [*shared[at], *(buffers[name] for name in extra)]
+        got = step_tensors(group, values, field.shapes, have, want, like)
+        return field, tuple(a for n in field.held for a in got[n])
+
+    def shapes(self, n: int) -> list[torch.Size]:
+        """Of the tensors of step n."""
+        module = self.modules[n]
+        found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        return [found[name].shape for name in self.names[n]]
 
     def __call__(self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], at: At) -> State:
         results = []
@@ -346,6 +349,38 @@ class Unlike:
                     alone = [(mean[None], inverse[None]) for mean, inverse in found]
                     at.statistics.add((n,), mode.uses, alone)
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+
+
+def step_tensors(
+    group: Group,
+    values: dict[int, list[Tensor]],
+    shapes: Callable[[int], list[torch.Size]],
+    have: Sequence[Sequence[int]],
+    want: Sequence[Sequence[int]],
+    like: Tensor,
+) -> dict[int, list[Tensor]]:
+    """The tensors of single steps, from the ranks that have them to those that want them.
+
+    Args:
+        values: of the steps that this rank has.
+        shapes: of the tensors of any step.
+        have, want: which steps every rank has, one rank each, and is to get.
+        like: of the tensors' dtype and device.
+    """
+    rank, got = group.rank, dict(values)
+    sends, receives = [], []
+    for peer in range(group.size):
+        if peer == rank:
+            continue
+        mine, theirs = set(have[rank]), set(have[peer])
+        leaving = [n for n in dict.fromkeys(want[peer]) if n in mine]
+        sends += [(peer, a.detach().contiguous()) for n in leaving for a in values[n]]
+        for n in dict.fromkeys(want[rank]):
+            if n in theirs:
+                got[n] = [like.new_empty(shape) for shape in shapes(n)]
+                receives += [(peer, a) for a in got[n]]
+    group.exchange(sends, receives).wait()
+    return got
 
 
 class Function:

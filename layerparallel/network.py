@@ -350,8 +350,8 @@ class Network(nn.Module):
 
     def gradient_norm(self) -> Tensor:
         """The 2-norm of all gradients together, 0-d, over all ranks of the layer group."""
-        repeated = set() if self.group.first else {id(p) for p in self.repeated()}
-        grads = [p.grad for p in self.parameters() if p.grad is not None and id(p) not in repeated]
+        skipped = {id(p) for p in self.uncounted()}
+        grads = [p.grad for p in self.parameters() if p.grad is not None and id(p) not in skipped]
         norms = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
         if self.group.alone:
             return norms
@@ -370,9 +370,9 @@ class Network(nn.Module):
                 p.grad.mul_(scale.to(p.grad))
         return norm
 
-    def repeated(self) -> list[nn.Parameter]:
-        """Parameters that every rank of the layer group has; one rank alone may count them."""
-        return [p for body in self.chains for p in body.repeated()]
+    def uncounted(self) -> list[nn.Parameter]:
+        """Parameters of this rank that sums over the layer group must leave out: the first has them, too."""
+        return [] if self.group.first else [p for body in self.chains for p in body.repeated()]
 
     def decay_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser: weights decay, biases and norms do not.

@@ -133,8 +133,9 @@ class LBFGS(torch.optim.Optimizer):
             autograd on and ``backward`` is called on its result once it is accepted: nothing is
             evaluated twice. Call ``forget()`` before a step with another function; with batches,
             ``y`` is then still a difference of two gradients of one batch.
-        total: sums a tensor of partial inner products over a layer group; the identity in one
-            process.
+        total: sums a tensor of partial inner products over a layer group, ``net.group.total``; the
+            identity in one process.
+        uncounted: parameters that another rank counts in them, ``net.uncounted()``.
         on_trial: called before the evaluation of each trial and after a failed search. A
             warm-started solver goes back to the states of the accepted iterate here.
         on_accept: called after a trial is accepted and its gradient, if wanted, is known. A
@@ -166,6 +167,7 @@ class LBFGS(torch.optim.Optimizer):
         objective_error: float | Callable[[], float] = 0.0,
         reuse_gradient: bool = False,
         total: Callable[[Tensor], Tensor] = _identity,
+        uncounted: Iterable[Tensor] = (),
         on_trial: Callable[[], object] | None = None,
         on_accept: Callable[[], object] | None = None,
     ) -> None:
@@ -203,6 +205,7 @@ class LBFGS(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self.objective_error = objective_error
         self.total = total
+        self.uncounted = tuple(uncounted)
         self.on_trial = on_trial
         self.on_accept = on_accept
         for group in self.param_groups:
@@ -227,7 +230,8 @@ class LBFGS(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no callables but `total`: they belong to the training of the original."""
         error = 0.0 if callable(self.objective_error) else self.objective_error
-        return {**super().__getstate__(), "total": self.total, "objective_error": error}
+        mine = {"total": self.total, "uncounted": self.uncounted, "objective_error": error}
+        return {**super().__getstate__(), **mine}
 
     # -- the flat view of the parameters ---------------------------------------------------------
 
@@ -294,7 +298,16 @@ class LBFGS(torch.optim.Optimizer):
 
     def _products(self, left: Tensor, right: Tensor, metric: Tensor | None) -> list[list[float]]:
         """Inner products of the rows of ``left`` and ``right``, over all ranks."""
-        return self.total(left @ (right if metric is None else right * metric).T).tolist()
+        weights = metric
+        if self.uncounted:
+            skipped = {id(p) for p in self.uncounted}
+            once = [p.new_full((p.numel(),), float(id(p) not in skipped)) for p in self._params()]
+            weights = torch.cat(once) if metric is None else torch.cat(once) * metric
+        return self.total(left @ (right if weights is None else right * weights).T).tolist()
+
+    def _moved_since(self, iterate: Tensor, point: Tensor) -> bool:
+        """Whether the parameters are others than at ``point``, on any rank."""
+        return bool(self.total(iterate.new_tensor(float(not torch.equal(iterate, point)))))
 
     def _remember(self, iterate: Tensor, loss: float, error: float) -> bool:
         """Take in the gradient at ``iterate``, and the pair of the step that led there.
@@ -349,7 +362,7 @@ class LBFGS(torch.optim.Optimizer):
         group, state = self.param_groups[0], self._state()
         reuse = group["reuse_gradient"]
         iterate, skipped = self._iterate(), False
-        if not (state["known"] and torch.equal(iterate, state["point"])):
+        if not state["known"] or self._moved_since(iterate, state["point"]):
             skipped = self._remember(iterate, *self._evaluated(closure()))
         loss, error, squared = state["loss"], state["error"], state["gram"][-1][-1]
         if not (math.isfinite(loss) and math.isfinite(squared)):

@@ -35,6 +35,8 @@ class Binder(Protocol):
 
     def tensors(self) -> list[Tensor]: ...
 
+    def nothings(self) -> list[Tensor]: ...
+
     @property
     def group(self) -> Group: ...
 
@@ -98,7 +100,7 @@ def propagate(
     if torch.is_grad_enabled() or body.notes or not isinstance(solver, Serial):
         body.examine(u0, tuple(inputs))
     call = _Call(body, solver, len(u0), guess, report)
-    tensors = (*u0, *inputs, *body.tensors())
+    tensors = (*u0, *inputs, *body.tensors(), *body.nothings())
     on_ranks = not body.group.alone  # where another rank may have what requires a gradient
     if not torch.is_grad_enabled() or not (on_ranks or any(t.requires_grad for t in tensors)):
         with torch.no_grad():
@@ -111,7 +113,7 @@ def _forward(
 ) -> tuple[State, Chain, Adjoint | None]:
     u0, body = tuple(tensors[: call.parts]), call.body
     placement = body.placement(interval_length(call.solver, body.depth))
-    chain = body.bind(tensors[call.parts :], placement)
+    chain = body.bind(tensors[call.parts : len(tensors) - len(body.nothings())], placement)
     solver = call.solver.forward.forward
     adjoint = chain.linearise(solver.groups(body.depth)) if record else None
     statistics = chain.statistics if isinstance(chain, GenericChain) else None

@@ -234,6 +234,16 @@ def batch_norms(module: nn.Module) -> dict[str, BatchNorm]:
     }
 
 
+def frozen_statistics(module: nn.Module) -> list[str]:
+    """Names of the running statistics by which batch norms normalise: those not in training."""
+    return [
+        f"{name}.{leaf}".lstrip(".")
+        for name, norm in batch_norms(module).items()
+        if not norm.training
+        for leaf in ("running_mean", "running_var")
+    ]
+
+
 def spared(module: nn.Module) -> dict[str, Tensor]:
     """Throwaway counters for the batch norms in training: their forward counts every evaluation."""
     return {

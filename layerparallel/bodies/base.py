@@ -115,6 +115,10 @@ class Body(nn.Module):
             self._register_state_dict_hook(_drop_nothing)
             self.register_load_state_dict_pre_hook(_add_nothing)
 
+    def nothings(self) -> list[Tensor]:
+        """What `add_nothing` gave: gradients with respect to it go through the whole network."""
+        return [self.nothing] if hasattr(self, "nothing") else []
+
     def repeated(self) -> list[nn.Parameter]:
         """Parameters that every rank of the layer group has."""
         return []

@@ -16,7 +16,7 @@ from ..group.base import Group
 from ..group.blocks import Blocks
 from ..group.placement import Placement
 from ..integrators import INTEGRATORS
-from ..repeatable import Statistics, batch_norms, commit
+from ..repeatable import Statistics, batch_norms, commit, frozen_statistics
 from ..serial_twins import SerialBody
 from ..stacking import (
     Initial,
@@ -97,12 +97,8 @@ class StackedBody(Body):
 
     def _frozen(self) -> dict[str, Tensor]:
         """Running statistics (N, C) of the batch norms that normalise by them."""
-        return {
-            f"{name}.{leaf}".lstrip("."): getattr(norm, leaf)
-            for name, norm in batch_norms(self.layer).items()
-            if not norm.training
-            for leaf in ("running_mean", "running_var")
-        }
+        found = dict(self.layer.named_buffers())
+        return {name: found[name] for name in frozen_statistics(self.layer)}
 
     def cut(self, group: Group, blocks: Blocks) -> None:
         super().cut(group, blocks)

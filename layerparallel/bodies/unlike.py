@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..chain import Chain, State
 from ..checks import refuse_random
-from ..fields import At, Unlike, takes_time
+from ..fields import At, Unlike, step_tensors, takes_time
 from ..generic import GenericChain
 from ..group.base import Group
 from ..group.blocks import Blocks
@@ -65,14 +65,11 @@ class UnlikeBody(Body):
         watched = habits.any
         field: Unlike = self._field(lambda: Unlike(self.every, watched, tuple(self.block)), watched)
         if placement is not None and placement.finest != self.blocks:
-            wanted = {n: [p.requires_grad for p in m.parameters()] for n, m in enumerate(self.every)}
+            work, like = placement.finest.ranges, next(self.parameters()).detach()
             given = [t.detach() for t in tensors]
-            like = next(self.parameters()).detach()
-            field, moved = field.moved(
-                given, self.group, self.blocks.ranges, placement.finest.ranges, like
-            )
-            flags = [flag for n in field.held for flag in wanted[n]]
-            tensors = [m.detach().requires_grad_(f) for m, f in zip(moved, flags, strict=True)]
+            field, moved = field.moved(given, self.group, self.blocks.ranges, work, like)
+            wanted = [flag for n in field.held for flag in self._wanted(n, field)]
+            tensors = [m.detach().requires_grad_(w) for m, w in zip(moved, wanted, strict=True)]
         return GenericChain(
             field,
             INTEGRATORS[self.integrator],
@@ -91,11 +88,26 @@ class UnlikeBody(Body):
         if placement is None or placement.finest == self.blocks:
             return gradients
         assert isinstance(chain, GenericChain)
-        shared = [gradients.get(k, torch.zeros_like(p)) for k, p in enumerate(chain.shared)]
         field: Unlike = chain.field
-        like = next(self.parameters()).detach()
-        _, moved = field.moved(shared, self.group, placement.finest.ranges, self.blocks.ranges, like)
-        return dict(enumerate(moved))
+        values = {}
+        for n, at in field.places.items():
+            count = len(list(self.every[n].parameters()))
+            places = range(at.start, at.stop)[:count]  # behind them come running statistics
+            values[n] = [gradients.get(k, torch.zeros_like(chain.shared[k])) for k in places]
+        got = step_tensors(
+            self.group,
+            values,
+            lambda n: [p.shape for p in self.every[n].parameters()],
+            placement.finest.ranges,
+            self.blocks.ranges,
+            next(self.parameters()).detach(),
+        )
+        return dict(enumerate(g for n in self.block for g in got[n]))
+
+    def _wanted(self, n: int, field: Unlike) -> list[bool]:
+        """Which tensors of step n require a gradient."""
+        found = dict(self.every[n].named_parameters())
+        return [name in found and found[name].requires_grad for name in field.names[n]]
 
     everywhere = True
 

@@ -26,18 +26,20 @@ def error_of(network: Network, solver: Solvers, loss: Callable[[], Tensor]) -> t
             gradients.append(_gradient(network, loss()))
             fell_back = network.fallbacks > before
     exact, inexact = gradients
-    size = float(exact.norm())
-    error = float((inexact - exact).norm())
+    off = inexact - exact
+    products = torch.stack([exact @ exact, inexact @ inexact, off @ off, inexact @ exact])
+    size, other, error, inner = network.group.total(products).tolist()
     if fell_back or not math.isfinite(error):
         return math.inf, 0.0
     if size == 0.0:
         return (0.0, 1.0) if error == 0.0 else (math.inf, 0.0)
-    product = size * float(inexact.norm())
-    return error / size, float(inexact @ exact) / product if product else 0.0
+    return math.sqrt(error / size), inner / math.sqrt(size * other) if other else 0.0
 
 
 def _gradient(network: Network, loss: Tensor) -> Tensor:
-    """The gradient as one vector, in float64; ``.grad`` is left alone."""
+    """This rank's part of the gradient as one vector, in float64; ``.grad`` is left alone."""
     params = [p for p in network.parameters() if p.requires_grad]
     found = torch.autograd.grad(loss, params, allow_unused=True)
-    return torch.cat([g.double().flatten() for g in found if g is not None])
+    skipped = {id(p) for p in network.uncounted()}
+    parts = [g for g, p in zip(found, params, strict=True) if g is not None and id(p) not in skipped]
+    return torch.cat([loss.new_zeros(0).double(), *(g.double().flatten() for g in parts)])

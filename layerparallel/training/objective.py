@@ -8,33 +8,64 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from layerparallel.body import Body
+from layerparallel.group import Group
 from layerparallel.network import Network
 
 
 class _InDepth(torch.autograd.Function):
     """``size/2 |p|^2 + slope/2 sum_n |p[n+1] - p[n]|^2`` of one stacked parameter (N, ...).
 
-    By hand: autograd would fill and add two arrays for each of the overlapping slices.
+    By hand: autograd would fill and add two arrays for each of the overlapping slices. On a layer group
+    `p` is this rank's block, with the last row of the block before it and the first of the one behind.
     """
 
     @staticmethod
-    def forward(ctx: Any, stacked: Tensor, size: float, slope: float) -> Tensor:
-        flat = stacked.reshape(-1)
-        jumps = (stacked[1:] - stacked[:-1]).reshape(-1) if slope else stacked.new_empty(0)
+    def forward(ctx: Any, stacked: Tensor, body: Body, size: float, slope: float) -> Tensor:
+        before, behind = _neighbours(stacked, body)
+        ctx.extra = len(before)
+        wide = torch.cat([before, stacked, behind]) if len(before) + len(behind) else stacked
+        jumps = (wide[1:] - wide[:-1]).reshape(-1)
         ctx.save_for_backward(stacked, jumps)
         ctx.weights = size, slope
-        return 0.5 * size * torch.dot(flat, flat) + 0.5 * slope * torch.dot(jumps, jumps)
+        flat, own = stacked.reshape(-1), jumps[ctx.extra * stacked[:1].numel() :]
+        return 0.5 * size * torch.dot(flat, flat) + 0.5 * slope * torch.dot(own, own)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (stacked, jumps), (size, slope) = ctx.saved_tensors, ctx.weights
         gradient = size * stacked
-        if slope:
-            jumps = jumps.view(-1, *stacked.shape[1:])
-            gradient[1:].add_(jumps, alpha=slope)
-            gradient[:-1].sub_(jumps, alpha=slope)
-        return gradient.mul_(grads[0]), None, None
+        jumps = jumps.view(-1, *stacked.shape[1:])
+        rows, extra = len(stacked), ctx.extra
+        if rows:
+            into, out = jumps[: rows - 1 + extra], jumps[extra:]
+            gradient[rows - len(into) :].add_(into, alpha=slope)
+            gradient[: len(out)].sub_(out, alpha=slope)
+        return gradient.mul_(grads[0]), None, None, None
+
+
+def _neighbours(stacked: Tensor, body: Body) -> tuple[Tensor, Tensor]:
+    """The row before this rank's block and the one behind it; none at the ends and on one process."""
+    none = stacked[:0]
+    if body.group.alone:
+        return none, none
+    have, end = body.blocks.ranges, body.depth
+    before = [range(max(r.start - 1, 0), r.start) if r else r for r in have]
+    behind = [range(r.stop, min(r.stop + 1, end)) if r else r for r in have]
+    return body.group.move([stacked], have, before)[0], body.group.move([stacked], have, behind)[0]
+
+
+class _Total(torch.autograd.Function):
+    """A sum over the layer group, of which every rank differentiates its own part."""
+
+    @staticmethod
+    def forward(ctx: Any, group: Group, part: Tensor) -> Tensor:
+        return group.total(part).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0]
 
 
 @dataclass(frozen=True)
@@ -84,13 +115,18 @@ class Objective:
 
     def penalty(self, network: Network) -> Tensor:
         """The three regularisation terms, 0-d; they depend on the parameters alone."""
-        terms = []
+        group, terms = network.group, []
         for body in network.chains:
             slope = self.smoothness / body.h if self.weighted else self.smoothness / body.h**2
+            counted = group.first or not body.repeated()  # all differentiate, one counts
             for name, parameter in body.named_parameters():
                 weight = slope if body.layer_name(name)[1] else 0.0
-                if self.tikhonov or weight:
-                    terms.append(_InDepth.apply(parameter, self.tikhonov, weight))
+                if weight:
+                    terms.append(_InDepth.apply(parameter, body, self.tikhonov, weight))
+                elif self.tikhonov:
+                    term = 0.5 * self.tikhonov * parameter.square().sum()
+                    terms.append(term if counted else term - term.detach())
         if self.closing:
             terms += [0.5 * self.closing * p.square().sum() for p in network.closing.parameters()]
-        return torch.stack(terms).sum() if terms else torch.zeros(())
+        nothing = next(network.parameters()).new_zeros(())
+        return _Total.apply(group, torch.stack([nothing, *terms]).sum())
