@@ -182,8 +182,9 @@ class _Propagate(torch.autograd.Function):
         if not adjoint.keep:
             adjoint.free()
             ctx.adjoint = ctx.chain = None
-        found = [gradients.get(k) for k in range(len(tensors) - parts)]
-        return (None, *start, *found)
+        nothings = [torch.zeros_like(t) for t in call.body.nothings()]
+        found = [gradients.get(k) for k in range(len(tensors) - parts - len(nothings))]
+        return (None, *start, *found, *nothings)
 
 
 def interval_length(solver: Solver, depth: int) -> int:
