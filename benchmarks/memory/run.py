@@ -1,9 +1,10 @@
 """Peak memory of one gradient: memory policies "store" and "recompute" beside ordinary autograd.
 
-    layerparallel bench memory [--json]
+    layerparallel bench memory [--json] [--ranks 1,2,4]
 
 Every row is a fresh process: the peak resident size (Linux, VmHWM) over the resident size before the
-first step, in MiB.
+first step, in MiB. With ``--ranks`` the rows are layer groups: what a rank has in memory in the middle
+of a training step (parameters, gradients, Adam's state, kept states), and how much of that 1 / P is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 ROWS = (
@@ -71,13 +73,51 @@ def measure(kind: str, depth: int, width: int, batch: int) -> tuple[float, float
     return mib, milliseconds
 
 
+def on_ranks(counts: list[int], depth: int, width: int, batch: int) -> list[dict[str, Any]]:
+    """The most that a rank of a layer group has, for groups of several sizes."""
+    script, rows = Path(__file__).with_name("ranks.py"), []
+    for ranks in counts:
+        alone = [sys.executable, str(script)]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+        command = [*(alone if ranks == 1 else [*torchrun, str(script)])]
+        command += [str(n) for n in (depth, width, batch, ranks)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        every = json.loads(done.stdout.splitlines()[-1])
+        mib, counted = (max(column) for column in zip(*every, strict=True))
+        one = rows[0] if rows else {"mib": mib, "ranks": 1}
+        rows.append(
+            {
+                "case": f"{ranks} ranks",
+                "ranks": ranks,
+                "mib": mib,
+                "parameters_gradients_adam_mib": counted,
+                "over_its_share": mib * ranks / (one["mib"] * one["ranks"]),
+            }
+        )
+    return rows
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="layerparallel bench memory")
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
     parser.add_argument("--depth", type=int, default=1024)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--ranks", help="sizes of layer groups, 1,2,4")
     args = parser.parse_args(argv)
+    if args.ranks:
+        counts = [int(n) for n in args.ranks.split(",")]
+        found = on_ranks(counts, args.depth, args.width, args.batch)
+        if args.json:
+            json.dump(found, sys.stdout, indent=1)
+            print()
+            return 0
+        for row in found:
+            print(
+                f"{row['case']:10} {row['mib']:8.1f} MiB on a rank, {row['over_its_share']:.3f} of its "
+                f"share; {row['parameters_gradients_adam_mib']:.1f} MiB in parameters, gradients, Adam"
+            )
+        return 0
     rows: list[dict[str, Any]] = []
     for kind in ROWS:
         mib, milliseconds = measure(kind, args.depth, args.width, args.batch)
