@@ -1,7 +1,8 @@
 """The propagation of a state through a chain as one differentiable operation.
 
-The only autograd.Function of the library: the forward solve records its last sweep, the backward pass
-solves the adjoint chain about it, and the last adjoint sweep collects the gradients of all parameters.
+The forward solve records its last sweep, the backward pass solves the adjoint chain about it, and the
+last adjoint sweep collects the gradients of all parameters. This is the one autograd.Function that
+computes; those of `crossing` carry values between ranks.
 """
 
 from __future__ import annotations

@@ -12,18 +12,20 @@ import layerparallel
 PACKAGE = Path(layerparallel.__file__).parent
 # From the ground up; a module imports only from rows below its own, or from its own row.
 ROWS = [
-    {"errors", "chain", "checks", "repeatable", "workspace", "measure"},
+    {"errors", "chain", "checks", "repeatable", "workspace", "measure", "group"},
     {"solution", "integrators", "fields", "taped", "activations"},
     {"closed_form", "convolution", "dense", "layers"},
     {"generic", "solvers", "cost"},
-    {"propagate", "body", "serial_twins", "stacking", "wrapping"},
+    {"propagate", "bodies", "body", "serial_twins", "stacking", "wrapping", "crossing"},
     {"network"},
+    {"distribution"},
     {"refinement", "layerwise", "models", "tuning", "optim", "data"},
     {"training"},
     {"evaluate", "record", "progress", "stopwatch", "sums"},
     {"checkpoint", "report", "board"},
     {"trainer"},
     {"recipes"},
+    {"predict"},
     {"cli"},
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}

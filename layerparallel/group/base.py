@@ -63,7 +63,8 @@ class Group(abc.ABC):
     ) -> Pending:
         """Starts messages: contiguous tensors to peers, and buffers that receive from peers.
 
-        Messages between two ranks arrive in the order in which they were started.
+        Messages between two ranks arrive in the order in which they were started. What is sent must
+        stay as it is until `wait` has returned; sends that nobody waits for arrive all the same.
         """
 
     @abc.abstractmethod
@@ -118,8 +119,9 @@ class Group(abc.ABC):
             begin = tuple(torch.empty_like(a, memory_format=torch.contiguous_format) for a in begin)
             self.exchange([], [(source, a) for a in begin]).wait()
         end = work(begin)
-        if towards is not None:
-            self.exchange([(towards, a.contiguous()) for a in end], []).wait()
+        if towards is not None:  # copies, so that nobody need wait until they have gone
+            copies = [a.clone(memory_format=torch.contiguous_format) for a in end]
+            self.exchange([(towards, a) for a in copies], [])
         return end
 
     def move(
