@@ -1,0 +1,398 @@
+"""A layer group in virtual time: many ranks in one process, each with a clock of its own.
+
+Every rank is a thread, and a baton goes round: only the rank that holds it computes, with one torch
+thread, and its clock advances by what it computed. Messages are real, tensors are copied, and cost what
+the `Link` says: a message is received ``latency + seconds_per_byte * bytes`` after it was sent, and a
+rank sends one after the other. Who waits for a message goes on at its arrival. So the clocks tell what
+the same program takes on as many processors, and the results are its results.
+
+What threads share is kept apart: every rank has its own state of torch's random numbers, as a process
+has, and begins with the caller's. Grad mode is the caller's; autocast and torch function modes begin
+switched off, as in any thread. Backward passes on the CPU run in the thread that calls them.
+"""
+
+from __future__ import annotations
+
+import pickle
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import Group, Link, Pending
+from .baton import Ended, Letter, World
+
+MOST = 1024
+"""Most ranks: each is a thread."""
+STACK = 1 << 20
+"""Bytes of a thread's stack, of which only what is touched takes memory."""
+
+
+@dataclass
+class Statistics:
+    """What one rank did since its clock was started.
+
+    Attributes:
+        seconds: its clock; computing and waiting together.
+        compute: seconds in which it computed.
+        waiting: seconds for which it waited for messages.
+        messages, bytes: that it sent, those of collectives included.
+    """
+
+    seconds: float = 0.0
+    compute: float = 0.0
+    waiting: float = 0.0
+    messages: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run` returns.
+
+    Attributes:
+        results: what the function returned on every rank.
+        statistics: of every rank.
+        unread: messages that were sent and never received.
+    """
+
+    results: list[Any]
+    statistics: list[Statistics]
+    unread: int
+
+    @property
+    def seconds(self) -> float:
+        """The latest clock: the time that the whole group took."""
+        return max(each.seconds for each in self.statistics)
+
+
+def run(
+    ranks: int,
+    function: Callable[..., Any],
+    link: Link,
+    *args: Any,
+    measured: bool = True,
+    stack: int = STACK,
+) -> Outcome:
+    """``function(member, *args)`` on every rank of a group in virtual time.
+
+    Args:
+        ranks: P, 1 to 1024.
+        link: what a message costs.
+        measured: clocks advance by the CPU time of what the ranks compute. If not, by what they are
+            charged alone (`Member.charge`), and runs repeat to the last digit.
+        stack: bytes of every thread's stack.
+
+    Raises:
+        ValueError: the number of ranks is out of range.
+        DeadlockError: all ranks wait for messages that nobody will send; it says who for whom.
+        Exception: what one of the ranks raised, which ends all others.
+    """
+    if not 1 <= ranks <= MOST:
+        raise ValueError(f"{ranks} ranks are out of range; a group in virtual time has 1 to {MOST}")
+    world, clock = World(ranks), Clock(measured)
+    members: list[Member] = []
+    members.extend(Member(rank, link, world, clock, members) for rank in range(ranks))
+    results: list[Any] = [None] * ranks
+    grad, threads, random = torch.is_grad_enabled(), torch.get_num_threads(), torch.get_rng_state()
+
+    def work(member: Member) -> None:
+        world.batons[member.rank].acquire()
+        try:
+            torch.set_num_threads(1)
+            torch.set_rng_state(random)
+            member._resume()
+            with torch.set_grad_enabled(grad):
+                results[member.rank] = function(member, *args)
+            member._book()
+        except Ended:
+            pass
+        except BaseException as error:
+            if world.failure is None:
+                error.add_note(f"Raised on rank {member.rank} of {ranks} in virtual time.")
+                world.failure = error
+        finally:
+            world.finish(member.rank)
+
+    before = threading.stack_size(stack)
+    try:
+        torch.set_num_threads(1)
+        for member in members:
+            threading.Thread(target=work, args=(member,), name=str(member.rank), daemon=True).start()
+        world.give()
+        world.join()
+    finally:
+        threading.stack_size(before)
+        torch.set_num_threads(threads)
+        torch.set_rng_state(random)
+    if world.failure is not None:
+        raise world.failure
+    return Outcome(results, [member.statistics for member in members], world.unread())
+
+
+class Clock:
+    """Seconds that the calling thread has computed; always 0 if not measured.
+
+    It is the thread's own CPU time: what other processes take of the machine does not count.
+    """
+
+    def __init__(self, measured: bool):
+        self.now: Callable[[], float] = time.thread_time if measured else float
+        self.reading = min(self.since(self.now()) for _ in range(100)) if measured else 0.0
+        """What looking at it costs."""
+
+    def since(self, mark: float) -> float:
+        return self.now() - mark
+
+
+class Member(Group):
+    """One rank of a group in virtual time.
+
+    A collective is a binomial tree of messages, and costs what they cost: from all ranks to rank 0, and
+    from a rank to all. A message has the bytes of its tensor, or of the pickled object.
+    """
+
+    def __init__(self, rank: int, link: Link, world: World, clock: Clock, members: list[Member]):
+        self.rank, self.size, self.link = rank, world.size, link
+        self._world, self._clock, self._members = world, clock, members
+        self._statistics = Statistics()
+        self._pieces = _Pieces()
+        self._mark = 0.0  # when computing was last booked
+        self._free = 0.0  # when the last message has been sent
+
+    @property
+    def statistics(self) -> Statistics:
+        """Of this rank, up to now; a copy."""
+        self._book()
+        return replace(self._statistics)
+
+    def charge(self, seconds: float) -> None:
+        """Advances the clock as if that had been computed."""
+        self._book(seconds)
+
+    def align(self) -> float:
+        """Waits, at no cost and uncounted, for all ranks to come here; the latest clock is that of all.
+
+        Returns:
+            The clock.
+        """
+
+        def latest() -> None:
+            seconds = max(member._statistics.seconds for member in self._members)
+            for member in self._members:
+                member._statistics.seconds = seconds
+
+        self._meet(latest)
+        return self._statistics.seconds
+
+    def restart(self, replay: bool = False) -> None:
+        """Waits for all ranks to come here, and starts all clocks and counts from zero: a new round.
+
+        Args:
+            replay: in this round the clock advances by the median of what every piece of computing, from
+                one message to the next, took in the rounds before. So the time of a group does not grow
+                with its size because somewhere something is always disturbed.
+
+        Raises:
+            RuntimeError: a message is under way, or there are no rounds that are alike to be replayed.
+        """
+
+        def begin() -> None:
+            if unread := self._world.unread():
+                raise RuntimeError(f"{unread} messages are under way; receive them before a restart")
+            for member in self._members:
+                member._statistics, member._free = Statistics(), 0.0
+
+        self._meet(begin)
+        self._pieces.next_round(replay)
+
+    def _meet(self, change: Callable[[], None]) -> None:
+        """Waits for all ranks; the last one to come changes something of all of them."""
+        self._pause()
+        if self._world.all_others_meet():
+            change()
+            for member in self._members:
+                if member is not self:
+                    self._world.wake(member.rank)
+        else:
+            self._world.pause(self.rank, None)
+        self._resume()
+
+    # ---- the primitives -------------------------------------------------------------------------
+
+    def exchange(
+        self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]
+    ) -> Pending:
+        self._pause()
+        for peer, tensor in sends:
+            self._send(peer, tensor.detach().clone(), tensor.nbytes)
+        posted = [(buffer, peer, self._post(peer)) for peer, buffer in receives]
+        self._resume()
+        return _Receipt(self, posted)
+
+    def total(self, value: Tensor) -> Tensor:
+        found = value.detach().clone(memory_format=torch.contiguous_format)
+        before, behind = self._tree(0)
+        for peer in reversed(behind):
+            part = torch.empty_like(found)
+            self.exchange([], [(peer, part)]).wait()
+            found += part
+        if before is not None:
+            self.exchange([(before, found)], [])
+        self.broadcast(found, 0)
+        return found
+
+    def broadcast(self, value: Tensor, source: int) -> None:
+        before, behind = self._tree(source)
+        if before is not None:
+            self.exchange([], [(before, value)]).wait()
+        self.exchange([(peer, value) for peer in behind], [])
+
+    def tell(self, value: Any, source: int) -> Any:
+        return pickle.loads(self._spread(pickle.dumps(value) if self.rank == source else b"", source))
+
+    def gather(self, value: Any) -> list[Any]:
+        found = {self.rank: pickle.dumps(value)}
+        before, behind = self._tree(0)
+        for peer in reversed(behind):
+            found |= self._take(peer)
+        if before is not None:
+            self._hand([before], found, sum(map(len, found.values())))
+        whole = pickle.dumps([found[k] for k in range(self.size)]) if self.rank == 0 else b""
+        return [pickle.loads(each) for each in pickle.loads(self._spread(whole, 0))]
+
+    # ---- messages -------------------------------------------------------------------------------
+
+    def _tree(self, source: int) -> tuple[int | None, list[int]]:
+        """In the binomial tree of a broadcast: the rank before this one, and those behind it."""
+        place = (self.rank - source) % self.size
+        bit = place & -place if place else 1 << (self.size - 1).bit_length()
+        before = (place - bit + source) % self.size if place else None
+        behind = []
+        while bit > 1:
+            bit //= 2
+            if place + bit < self.size:
+                behind.append((place + bit + source) % self.size)
+        return before, behind
+
+    def _spread(self, content: bytes, source: int) -> bytes:
+        """A broadcast of bytes."""
+        before, behind = self._tree(source)
+        if before is not None:
+            content = self._take(before)
+        self._hand(behind, content, len(content))
+        return content
+
+    def _hand(self, peers: list[int], content: Any, size: int) -> None:
+        """Sends any object."""
+        self._pause()
+        for peer in peers:
+            self._send(peer, content, size)
+        self._resume()
+
+    def _take(self, peer: int) -> Any:
+        """Receives any object."""
+        self._pause()
+        content = self._receive(peer, self._post(peer))
+        self._resume()
+        return content
+
+    def _send(self, peer: int, content: Any, size: int) -> None:
+        self._refuse(peer)
+        mine = self._statistics
+        self._free = max(mine.seconds, self._free) + self.link.seconds(size)
+        mine.messages, mine.bytes = mine.messages + 1, mine.bytes + size
+        self._world.send(self.rank, peer, Letter(content, self._free))
+
+    def _post(self, peer: int) -> int:
+        """The number of the message that a receive from peer gets."""
+        self._refuse(peer)
+        return self._world.post(peer, self.rank)
+
+    def _receive(self, peer: int, number: int) -> Any:
+        letter, mine = self._world.receive(peer, self.rank, number), self._statistics
+        late = max(0.0, letter.arrival - mine.seconds)
+        mine.seconds, mine.waiting = mine.seconds + late, mine.waiting + late
+        return letter.content
+
+    def _refuse(self, peer: int) -> None:
+        if peer == self.rank or not 0 <= peer < self.size:
+            raise ValueError(
+                f"rank {self.rank} exchanges a message with rank {peer}; use another of the "
+                f"{self.size} ranks"
+            )
+
+    # ---- the clock ------------------------------------------------------------------------------
+
+    def _book(self, charged: float = 0.0) -> None:
+        """Books what was computed since the clock was last looked at."""
+        spent = max(0.0, self._clock.since(self._mark) - self._clock.reading)
+        spent = self._pieces.book(spent) + charged
+        mine = self._statistics
+        mine.seconds, mine.compute = mine.seconds + spent, mine.compute + spent
+        self._mark = self._clock.now()
+
+    def _pause(self) -> None:
+        """Stops the clock for what the group itself does; ends this rank where another has failed."""
+        self._book()
+        self._world.check()
+
+    def _resume(self) -> None:
+        self._mark = self._clock.now()
+
+
+class _Pieces:
+    """Seconds of every piece of computing of a rank, from one message to the next, round by round."""
+
+    def __init__(self) -> None:
+        self._rounds: list[list[float]] = []
+        self._medians: list[float] | None = None
+
+    def next_round(self, replay: bool) -> None:
+        """Begins another round; the first one begins at the first call."""
+        if replay:
+            if len({len(each) for each in self._rounds}) != 1:
+                raise RuntimeError(
+                    f"rounds of {[len(each) for each in self._rounds]} pieces cannot be replayed; let "
+                    "every rank do the same in at least one round"
+                )
+            self._medians = [statistics.median(piece) for piece in zip(*self._rounds, strict=True)]
+            self._medians.reverse()
+        else:
+            self._medians = None
+            self._rounds.append([])
+
+    def book(self, seconds: float) -> float:
+        """What the clock is to advance by for the next piece."""
+        if self._medians:
+            return self._medians.pop()
+        if self._medians is None and self._rounds:
+            self._rounds[-1].append(seconds)
+        return seconds
+
+
+class _Receipt:
+    """Receives under way."""
+
+    def __init__(self, member: Member, posted: list[tuple[Tensor, int, int]]):
+        self.member, self.posted = member, posted
+
+    def wait(self) -> None:
+        member = self.member
+        member._pause()
+        while self.posted:
+            buffer, peer, number = self.posted.pop(0)
+            content = member._receive(peer, number)
+            if content.numel() != buffer.numel() or content.dtype != buffer.dtype:
+                raise RuntimeError(
+                    f"rank {member.rank} receives {buffer.numel()} numbers of {buffer.dtype} where "
+                    f"rank {peer} sent {content.numel()} of {content.dtype}; make both alike"
+                )
+            with torch.no_grad():
+                buffer.copy_(content.view(buffer.shape))
+        member._resume()
