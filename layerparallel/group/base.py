@@ -143,7 +143,9 @@ class Group(abc.ABC):
         found: list[Tensor] = list(arrays)
         for dtype in dict.fromkeys(a.dtype for a in arrays):  # those of one go in one message
             places = [k for k, a in enumerate(arrays) if a.dtype == dtype]
-            moved = _moved(self, [arrays[k] for k in places], have, want)
+            to_all = all(w == want[0] for w in want) and self.size > 2
+            moving = _spread if to_all else _moved
+            moved = moving(self, [arrays[k] for k in places], have, want)
             for k, array in zip(places, moved, strict=True):
                 found[k] = array
         return tuple(found)
@@ -185,6 +187,38 @@ def _moved(
             parts = [p.view(len(here), *s) for p, s in zip(pieces, shapes, strict=True)]
         for target, part in zip(found, parts, strict=True):
             target[to].add_(part)
+    return found
+
+
+def _spread(
+    group: Group, arrays: Sequence[Tensor], have: Sequence[range], want: Sequence[range]
+) -> list[Tensor]:
+    """`Group.move` where all ranks want the same: in ceil(log2 P) messages of growing size.
+
+    After round k a rank knows the rows of the 2^k ranks from its own on (Bruck et al. 1997).
+    """
+    rank, size, wanted = group.rank, group.size, want[group.rank]
+    shapes = [a.shape[1:] for a in arrays]
+    row = sum(shape.numel() for shape in shapes)
+    parts = [overlap(h, wanted) for h in have]
+    mine = slice(parts[rank].start - have[rank].start, parts[rank].stop - have[rank].start)
+    known = [torch.cat([a[mine].flatten() for a in arrays])]
+    while len(known) < size:
+        distance = len(known)
+        count = min(distance, size - distance)
+        source, target = (rank + distance) % size, (rank - distance) % size
+        sizes = [len(parts[(source + k) % size]) * row for k in range(count)]
+        coming = arrays[0].new_empty(sum(sizes))
+        group.exchange([(target, torch.cat(known[:count]))], [(source, coming)]).wait()
+        known += coming.split(sizes)
+    found = [a.new_zeros((len(wanted), *a.shape[1:])) for a in arrays]
+    for peer, here in enumerate(parts):
+        if not here:
+            continue
+        to = slice(here.start - wanted.start, here.stop - wanted.start)
+        pieces = known[(peer - rank) % size].split([len(here) * shape.numel() for shape in shapes])
+        for target, piece, shape in zip(found, pieces, shapes, strict=True):
+            target[to].add_(piece.view(len(here), *shape))
     return found
 
 
