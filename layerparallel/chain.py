@@ -215,6 +215,8 @@ class Adjoint(Chain):
 
     linear = True
     reverse = True
+    like: State | None = None
+    """What a state looks like, for a rank without steps, which records none."""
     recorded: int = 0
     """Step evaluations of the forward chain spent in here beyond `record` (relinearisation)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .body import Body
+from .group.agreement import agree
 from .group.base import Group
 from .group.blocks import Blocks
 from .network import Chains, Network, Output
@@ -107,38 +108,18 @@ def _leave_out(module: nn.Module, state: dict, prefix: str, *_: object) -> None:
         del state[key]
 
 
-def agree(group: Group, facts: dict[str, str]) -> None:
-    """Makes sure that all ranks have the same facts.
-
-    Raises:
-        ValueError: they do not; on all ranks.
-    """
-    every = group.gather(facts)
-    for name in facts:
-        values = [each.get(name) for each in every]
-        odd = [rank for rank, value in enumerate(values) if value != values[0]]
-        if odd:
-            raise ValueError(
-                f"the ranks disagree on {name}: rank 0 has {values[0]!r} and rank {odd[0]} "
-                f"{values[odd[0]]!r}; start all ranks with the same settings, seed and versions"
-            )
-
-
-def _facts(network: Network, output: str, layers: object) -> dict[str, str]:
-    from . import __version__
-
+def _facts(network: Network, output: str, layers: object) -> dict[str, Any]:
     weights = hashlib.sha256()
     for name, value in network.state_dict().items():
         weights.update(name.encode())
         weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    texts = repr(network), f"{network.solver!r}, {network.evaluate_with!r}"
+    network_text, solver_text = (re.sub(r" at 0x[0-9a-f]+", "", text) for text in texts)
     return {
-        "the versions of Python, torch and layerparallel": (
-            f"{sys.version_info[0]}.{sys.version_info[1]}, {torch.__version__}, {__version__}"
-        ),
-        "the network": hashlib.sha256(repr(network).encode()).hexdigest()[:12],
-        "the solver": f"{network.solver!r}, {network.evaluate_with!r}"[:200],
-        "the way it is distributed": f"output={output}, layers={layers}",
-        "the initial weights (their SHA-256)": weights.hexdigest()[:12],
+        "network": network_text,
+        "solver": solver_text,
+        "distribution": f"output={output}, layers={layers}",
+        "initial weights": weights.digest(),
     }
 
 
@@ -201,4 +182,4 @@ def _twice(parameter: Tensor, places: list[nn.Module]) -> bool:
     return sum(any(parameter is p for p in place.parameters()) for place in places) > 1
 
 
-__all__ = ["Elsewhere", "agree", "distribute", "even_blocks"]
+__all__ = ["Elsewhere", "distribute", "even_blocks"]

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from .chain import State
 from .crossing import Form, crossed, everywhere, told
 from .fields import as_given, as_state
 from .group.base import ALONE, Group
-from .propagate import Guess, Solver, propagate
+from .propagate import Guess, Solver, propagate, refuse_non_finite
 from .solution import Solution
 from .solvers import MGRIT, Serial, Split
 from .solvers.cycles import Solvers
@@ -213,13 +214,23 @@ class Network(nn.Module):
                 value, at = self._propagated(part, k, value, solvers[k], guesses[k]), last
                 k += 1
             else:
-                value = self._on(at, lambda part=part, value=value: part(value), value)
+                check = self._finite if k else _as_it_is
+                work = partial(_checked, part, check, value)
+                value = self._on(at, work, value)
         if self.group.alone:
             return self.closing(value)
         thread = as_state(value, "a state")
         if self.output == "all":
-            return everywhere(self.group, lambda: self.closing(value), thread)
-        return self.closing(value) if self.group.last else sum(a.flatten()[:1].sum() for a in thread)
+            return everywhere(self.group, lambda: self.closing(self._finite(value)), thread)
+        value, _ = told(self.group, last, lambda: (self.closing(self._finite(value)), None))
+        return value if self.group.last else _edge(thread)
+
+    def _finite(self, value: Any) -> Any:
+        """What a chain has ended with on a layer group, if it is finite."""
+        if not self.group.alone and not isinstance(value, Driven):
+            state = as_state(value, "a state")
+            refuse_non_finite(tuple(a.new_zeros(()) for a in state), state)
+        return value
 
     def _on(self, rank: int, work: Callable[[], Any], thread: Any = None) -> Any:
         """A module's value on its rank; placeholders on the others of the layer group."""
@@ -238,7 +249,7 @@ class Network(nn.Module):
         device = next(self.parameters()).device
         state = tuple(form.placeholder(device) for form in forms[0])
         if thread is not None and torch.is_grad_enabled():  # goes on with the graph of this rank
-            edge = sum(a.flatten()[:1].sum() for a in as_state(thread, "a state"))
+            edge = _edge(as_state(thread, "a state"))
             state = tuple(a + 0 * edge.to(a.dtype) for a in state)
         inputs = tuple(form.placeholder(device, rows=0) for form in forms[1])
         return Driven(as_given(state), inputs) if inputs else as_given(state)
@@ -371,7 +382,7 @@ class Network(nn.Module):
         return norm
 
     def uncounted(self) -> list[nn.Parameter]:
-        """Parameters of this rank that sums over the layer group must leave out: the first has them, too."""
+        """Parameters that sums over the layer group leave out on this rank: the first counts them."""
         return [] if self.group.first else [p for body in self.chains for p in body.repeated()]
 
     def decay_groups(self, weight_decay: float) -> list[dict[str, Any]]:
@@ -410,6 +421,19 @@ class SerialNetwork(nn.Module):
 
 class SerialChains(nn.ModuleList):
     """Several chains layer by layer, with the transitions between them."""
+
+
+def _edge(state: State) -> Tensor:
+    """A number, 0-d, from which the graph goes back to a state."""
+    return torch.stack([a.flatten()[:1].sum() for a in state]).sum()
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _checked(module: nn.Module, check: Callable[[Any], Any], value: Any) -> Any:
+    return module(check(value))
 
 
 def _checked_chains(parts: Sequence[nn.Module]) -> Chains:

@@ -129,8 +129,8 @@ def _forward(
     if placement is not None:
         ends = placement.ends(reverse=False)[1], body.group.size - 1
         solution.end = hand_over(body.group, solution.end, *ends)
-    if body.group.last:
-        _refuse_non_finite(u0, solution.end)
+    if body.group.alone:  # on ranks the next module does, in a place where all hear of it
+        refuse_non_finite(u0, solution.end)
     if statistics is not None:
         call.body.commit(statistics, placement)
     if call.guess is not None:
@@ -280,7 +280,8 @@ def _misbehaved(solution: Solution) -> str | None:
     return None
 
 
-def _refuse_non_finite(u0: State, end: State) -> None:
+def refuse_non_finite(u0: State, end: State) -> None:
+    """Raises ValueError where the state that left a chain, or the one that entered it, is not finite."""
     if torch.is_autocast_enabled(u0[0].device.type):
         return  # overflow is the gradient scaler's business
     if u0[0].is_cuda and torch.cuda.is_current_stream_capturing():

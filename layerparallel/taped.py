@@ -34,7 +34,6 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
         self.steps, self.placement = chain.steps, chain.placement
         self.recorded = 0
         self.keep = False
-        self.like: State | None = None
         self._tapes: dict[Intervals, Tape] = {}
         self._departures: dict[Intervals, State] = {}
         self._gradients: dict[int, Tensor] = {}

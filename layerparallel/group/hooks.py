@@ -31,13 +31,16 @@ class Hooks:
     signals: int
     _before: Callable[..., object] = field(default=sys.__excepthook__, init=False)
     _terminating: bool = field(default=False, init=False)
+    _mask: set[int] = field(default_factory=set, init=False)
     _process: int = field(default_factory=os.getpid, init=False)
 
     def install(self) -> None:
         """A handler of SIGTERM or a wake-up descriptor of somebody else's is left alone."""
         self._before, sys.excepthook = sys.excepthook, self._uncaught
         atexit.register(self._finished)
-        os.register_at_fork(after_in_child=self._forked)
+        os.register_at_fork(
+            before=self._hold, after_in_parent=self._release, after_in_child=self._forked
+        )
         if threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
@@ -69,10 +72,19 @@ class Hooks:
         if os.getpid() == self._process:
             self.finished()
 
+    # A child has this process's pipe until its own part of a fork is done: SIGTERM waits for that.
+
+    def _hold(self) -> None:
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _release(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
     def _forked(self) -> None:
-        if self._process:  # a signal to the child, a data loader's worker say, is not for the watch
+        if self._process:
             self.remove()
             self.forked()
+        self._release()
 
 
 def _nothing(*_: object) -> None:

@@ -75,7 +75,9 @@ class Ranks(Group):
         self._under_way: deque[Messages] = deque()
         self._device = torch.device("cpu")
         if mesh.device_type != "cpu":
-            self._device = torch.device(mesh.device_type, torch.get_device_module().current_device())
+            self._device = torch.device(
+                mesh.device_type, torch.get_device_module(mesh.device_type).current_device()
+            )
         with watch.explaining():  # NCCL connects the whole group in a collective only
             dist.all_reduce(torch.zeros(1, device=self._device), group=mesh.get_group())
         self.link = self.tell(self._measured(), 0) if link is None else link
@@ -131,26 +133,18 @@ class Ranks(Group):
             with watch.explaining():
                 dist.all_reduce(value, group=self.mesh.get_group())
             return value
-        # Recursive doubling: a + b and b + a are the same bits. Ranks beyond the largest power of
-        # two hand in their share before, and are told afterwards.
-        core = 1 << (self.size.bit_length() - 1)
-        other = torch.empty_like(value)
-        if self.rank >= core:
-            self.exchange([(self.rank - core, value)], []).wait()
-            self.exchange([], [(self.rank - core, value)]).wait()
-            return value
-        extra = self.rank + core if self.rank + core < self.size else None
-        if extra is not None:
-            self.exchange([], [(extra, other)]).wait()
-            value += other
-        distance = 1
-        while distance < core:
-            peer = self.rank ^ distance
-            self.exchange([(peer, value)], [(peer, other)]).wait()
-            value = value + other
+        # Up a binomial tree to rank 0 and down again: of the orders of summing the one with fewest
+        # messages, which is what counts where ranks share cores.
+        other, distance = torch.empty_like(value), 1
+        while distance < self.size:
+            if self.rank & distance:
+                self.exchange([(self.rank - distance, value)], []).wait()
+                break
+            if self.rank + distance < self.size:
+                self.exchange([], [(self.rank + distance, other)]).wait()
+                value += other
             distance *= 2
-        if extra is not None:
-            self.exchange([(extra, value)], []).wait()
+        self._spread(value, 0)
         return value
 
     @torch.no_grad()
@@ -248,7 +242,7 @@ class Ranks(Group):
             if self.rank == 1:
                 self.exchange([(peer, message)], []).wait()
             if self._device.type != "cpu":
-                torch.get_device_module().synchronize()
+                torch.get_device_module(self.mesh.device_type).synchronize()
             times.append((time.perf_counter() - start) / 2)
         return min(times[1:])  # the first one connects
 

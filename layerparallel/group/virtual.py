@@ -132,7 +132,7 @@ def run(
         torch.set_rng_state(random)
     if world.failure is not None:
         raise world.failure
-    return Outcome(results, [member.statistics for member in members], world.unread())
+    return Outcome(results, [member._statistics for member in members], world.unread())
 
 
 class Clock:
