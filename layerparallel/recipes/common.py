@@ -14,9 +14,12 @@ from torch import nn
 from layerparallel.body import chain
 from layerparallel.data.augment import Preparation
 from layerparallel.data.base import Dataset
+from layerparallel.distribution import distribute
+from layerparallel.errors import InputError
 from layerparallel.network import Network
 from layerparallel.refinement import refine
 from layerparallel.solvers import MGRIT, Serial
+from layerparallel.team import Team
 from layerparallel.trainer import Phase, Run
 from layerparallel.training.adaptive import Adaptive
 from layerparallel.training.backprop import Backprop
@@ -98,10 +101,13 @@ class Common(ABC):
     """Seed of the data, the initial weights and the order of the mini batches."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of all states and parameters."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to train; cuda has a GPU for every process."""
     threads: int = 1
     """Threads that PyTorch may use."""
     serial_epochs: int = 3
-    """Epochs for which the same network is then trained serially, to measure the ratio."""
+    """Epochs for which the same network is then trained serially, to measure the ratio; on several
+    ranks none."""
     evaluate_every: int = 5
     """Epochs between two evaluations."""
     checkpoint_every: int = 10
@@ -130,15 +136,25 @@ class Common(ABC):
         """Precision of all states and parameters."""
         return torch.float32 if self.dtype == "float32" else torch.float64
 
-    def build(self) -> Run:
+    def build(self, team: Team | None = None) -> Run:
         """The run with these options.
+
+        Args:
+            team: the processes that are to do it; this one alone if None.
 
         Raises:
             ValueError: an option is out of its bounds.
             InputError: the data cannot be had.
         """
         self.check()
-        data = self.load()
+        team = team or Team()
+        if self.adaptive and not team.data.alone:
+            raise ValueError(
+                f"adaptive compares gradients of whole mini batches, of which {team.data.size} "
+                "data-parallel ranks have a part each: use as many layer ranks as processes."
+            )
+        stored = self.load()
+        data = stored.to(self._place) if self.device != "cpu" else stored
         depths = (*self.refine, self.depth)
         epochs = (*(self.refine_epochs for _ in self.refine), self.epochs)
         return Run(
@@ -146,7 +162,7 @@ class Common(ABC):
             options=self,
             data=data,
             phases=tuple(
-                Phase(f"depth {depth}", count, partial(self._method, data, depth, count))
+                Phase(f"depth {depth}", count, partial(self._method, data, team, depth, count))
                 for depth, count in zip(depths, epochs, strict=True)
             ),
             batch=self.batch,
@@ -158,8 +174,19 @@ class Common(ABC):
             serial=partial(self._serial_method, data),
             serial_epochs=self.serial_epochs,
             prepare=self.prepare(data),
-            picture=partial(self.picture, data),
+            picture=partial(self._draw, stored),
+            team=team,
         )
+
+    @property
+    def _place(self) -> torch.device:
+        """This process's device."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("There is no GPU that PyTorch can use here: leave out --device cuda.")
+        return torch.device(self.device)
+
+    def _draw(self, data: Dataset, network: nn.Module, folder: Path) -> None:
+        self.picture(data, network.cpu(), folder)
 
     def check(self) -> None:
         """Raises ValueError, one sentence, where an option is out of its bounds."""
@@ -203,24 +230,41 @@ class Common(ABC):
         torch.manual_seed(self.seed)
         opening, layer, closing = self.parts(data)
         body = chain(layer, depth=depth, T=self.T)
-        return Network(opening, body, closing, self._solver()).to(self.torch_dtype)
+        return Network(opening, body, closing, self._solver()).to(self._place, self.torch_dtype)
 
-    def _method(self, data: Dataset, depth: int, epochs: int, before: nn.Module | None) -> Method:
+    def _method(
+        self, data: Dataset, team: Team, depth: int, epochs: int, before: nn.Module | None
+    ) -> Method:
         if isinstance(before, Network):
+            before = self._whole(data, before, team)
             network = refine(before, depth // before.body.depth)
             network.solver = self._solver()
         else:
             network = self._network(data, depth)
-        method = self._backprop(data, network, epochs)
+        if not team.layer.alone:
+            distribute(network, team.layer)
+        method = self._backprop(data, network, epochs, team.wrapped(network))
         if not self.adaptive:
             return method
         return Adaptive(method, method.criterion, every=self.adaptive_every, target=self.adaptive_target)
+
+    def _whole(self, data: Dataset, network: Network, team: Team) -> Network:
+        """The network with the layers of all ranks."""
+        if team.layer.alone:
+            return network
+        whole, state = self._network(data, network.body.depth), {}
+        for part in team.layer.gather({k: v.cpu() for k, v in network.state_dict().items()}):
+            state |= part
+        whole.load_state_dict(state)
+        return whole
 
     def _serial_method(self, data: Dataset) -> Method:
         epochs = max(self.epochs, self.serial_epochs)
         return self._backprop(data, self._network(data, self.depth).to_serial(), epochs)
 
-    def _backprop(self, data: Dataset, network: nn.Module, epochs: int) -> Backprop:
+    def _backprop(
+        self, data: Dataset, network: nn.Module, epochs: int, model: nn.Module | None = None
+    ) -> Backprop:
         # A short memory of squared gradients leaves the weights smoother in depth. The fused form is
         # the quickest for both networks: six times the plain loop over 2,048 tensors.
         optimizer = torch.optim.Adam(
@@ -231,4 +275,4 @@ class Common(ABC):
         criterion = nn.functional.cross_entropy
         if self.smoothness and isinstance(network, Network):
             criterion = partial(Objective(criterion, smoothness=self.smoothness), network)
-        return Backprop(network, optimizer, criterion, rate)
+        return Backprop(network, optimizer, criterion, rate, model)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from layerparallel.layerwise import load_optimizer_state_dict, optimizer_state_dict
 from layerparallel.training.base import StepRecord, count_correct, last_residual
 
 
@@ -18,6 +19,8 @@ class Backprop:
         optimizer: over its parameters.
         criterion: from outputs `(batch, classes)` and classes `(batch,)` to the mean loss.
         scheduler: advanced after every mini batch; None keeps the learning rate.
+        model: what is called in place of the network and has it inside, for example its
+            DistributedDataParallel; None for the network itself.
     """
 
     def __init__(
@@ -26,8 +29,10 @@ class Backprop:
         optimizer: Optimizer,
         criterion: Callable[[Tensor, Tensor], Tensor],
         scheduler: LRScheduler | None = None,
+        model: nn.Module | None = None,
     ) -> None:
         self.network = network
+        self.model = network if model is None else model
         self.optimizer = optimizer
         self.criterion = criterion
         self.scheduler = scheduler
@@ -35,7 +40,7 @@ class Backprop:
     def step(self, x: Tensor, y: Tensor) -> StepRecord:
         """Train on one mini batch: inputs `(batch, ...)`, classes `(batch,)`."""
         self.optimizer.zero_grad()
-        output = self.network(x)
+        output = self.model(x)
         loss = self.criterion(output, y)
         loss.backward()
         self.optimizer.step()
@@ -49,16 +54,16 @@ class Backprop:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Network (layer-by-layer names), optimiser and scheduler."""
+        """Network and optimiser by layer-by-layer names, on a layer group this rank's; scheduler."""
         return {
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state_dict(self.network, self.optimizer),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state_dict(self.network, self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])

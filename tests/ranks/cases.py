@@ -114,7 +114,9 @@ def worst(found: Sequence[Found], case: Case) -> float:
     """
     one = propagated(ALONE, case)
     off = 0.0
-    scale = max([float(g.abs().max()) for n, g in one.gradients.items() if n.startswith("body.")] or [1.0])
+    scale = max(
+        [float(g.abs().max()) for n, g in one.gradients.items() if n.startswith("body.")] or [1.0]
+    )
     met: set[str] = set()
     for rank in found:
         off = max(off, float((rank.output - one.output).abs().max() / one.output.abs().max()))
@@ -130,5 +132,3 @@ def worst(found: Sequence[Found], case: Case) -> float:
     for chain, whole in enumerate(one.layers):  # every layer is on one rank
         assert [n for rank in found for n in rank.layers[chain]] == list(whole)
     return off
-
-

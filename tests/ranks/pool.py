@@ -1,4 +1,4 @@
-"""A pool of real processes, connected by gloo, for all tests of a run; and real torchrun.
+"""A pool of real processes, connected by gloo, for all tests of a run.
 
     pool.run(3, function, *arguments)         function(group, *arguments) on ranks 0, 1, 2
     pool.run_mesh((2, 2), function, ...)      function(mesh, *arguments), mesh["data"], mesh["layer"]
@@ -17,9 +17,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 import traceback
@@ -29,14 +26,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from launching import SECONDS, StuckError, free_port, torchrun
+
+__all__ = ["Pool", "StuckError", "free_port", "torchrun"]
+
 PROCESSES = 5
-SECONDS = 60.0
-"""A job's, unless it says otherwise."""
 Shape = tuple[int, ...]
-
-
-class StuckError(AssertionError):
-    """A job took too long; the text has the stacks of the processes."""
 
 
 class Pool:
@@ -259,60 +254,3 @@ def close(mesh: Any) -> None:
     for group in mesh.get_all_groups():
         dist.destroy_process_group(group)
     getattr(mesh, "_pg_registry", {}).clear()
-
-
-# ---- torchrun -----------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
-
-
-def torchrun(
-    processes: int,
-    *command: str | Path,
-    seconds: float = SECONDS,
-    options: tuple[str, ...] = (),
-    **environment: str,
-) -> subprocess.CompletedProcess[str]:
-    """A real torchrun of a script with arguments; one that takes too long is killed with all it started.
-
-    Returns:
-        Its exit status, and all that was printed, in `stdout`.
-    """
-    call = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    call += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", *options]
-    with tempfile.TemporaryFile("w+") as output:
-        started = subprocess.Popen(
-            [*call, *map(str, command)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        )
-        try:
-            status = started.wait(seconds)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            children = descendants(started.pid) if started.poll() is None else []
-            for pid in children:
-                os.kill(pid, signal.SIGKILL)
-            started.kill()
-            started.wait()
-        output.seek(0)
-        text = output.read()
-    if status is None:
-        raise StuckError(f"{' '.join(map(str, command))} took more than {seconds:g} s:\n{text}")
-    return subprocess.CompletedProcess(call, status, text)
-
-
-def descendants(pid: int) -> list[int]:
-    """Processes that a process has started, and theirs."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += [*descendants(int(child)), int(child)]
-    return found

@@ -33,7 +33,9 @@ def weights(net: lp.Network) -> dict[str, Tensor]:
     return by_layer(net, {name: p.detach().clone() for name, p in net.named_parameters()})
 
 
-def stepped(group: Group, problem: str, kind: str, steps: int = 4) -> tuple[dict[str, Tensor], list[float]]:
+def stepped(
+    group: Group, problem: str, kind: str, steps: int = 4
+) -> tuple[dict[str, Tensor], list[float]]:
     """Some steps of training; the weights after them and the losses on the way."""
     net, x = network(Case(problem, 7, SOLVER))
     lp.distribute(net, group)

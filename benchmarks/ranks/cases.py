@@ -1,0 +1,191 @@
+"""The compute-bound chain, and its gradient on one process by every means there is."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import layerparallel as lp
+from layerparallel.measure import Gradients
+from layerparallel.solvers.cycles import Solver
+
+BLOCK = 16
+"""Layers that are compiled as one function."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A chain of convolutions at full resolution, and a batch for it.
+
+    One state has ``batch * channels * side**2`` entries: a step fills a core.
+    """
+
+    depth: int = 128
+    channels: int = 16
+    side: int = 28
+    batch: int = 64
+    T: float = 1.0
+    classes: int = 10
+    seed: int = 0
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """Inputs (batch, 1, side, side) and classes (batch,)."""
+        generator = torch.Generator().manual_seed(1000 + self.seed)
+        x = torch.randn(self.batch, 1, self.side, self.side, generator=generator)
+        return x, torch.randint(self.classes, (self.batch,), generator=generator)
+
+    def network(self, solver: Solver | None = None) -> lp.Network:
+        """With weights that are independent from layer to layer, the same in every process."""
+        torch.manual_seed(self.seed)
+        body = lp.chain(lp.Convolution(self.channels), self.depth, T=self.T, initial="independent")
+        closing = nn.Linear(self.channels * self.side**2, self.classes)
+        return lp.Network(
+            Opening(self.channels), body, nn.Sequential(nn.Flatten(), closing), solver or lp.Serial()
+        )
+
+    def halves(self, closed: bool) -> tuple[nn.Module, nn.Module]:
+        """The network cut in the middle: the library's exact steps (`closed`) or plain modules."""
+        whole = self.network().to_serial()
+        layers: list[Any] = list(whole.body.children())
+        middle, h = self.depth // 2, self.T / self.depth
+        runs = [layers[:middle], layers[middle:]]
+        bodies: list[nn.Module]
+        if closed:
+            layer = lp.Convolution(self.channels)
+            nets = [lp.Network(None, lp.chain(layer, len(run), h=h), None) for run in runs]
+            for net, run in zip(nets, runs, strict=True):
+                state = {
+                    f"body.{n}.{key}": p for n, la in enumerate(run) for key, p in la.named_parameters()
+                }
+                net.load_state_dict(state)
+            bodies = [*nets]
+        else:
+            bodies = [PlainChain(run, h) for run in runs]
+        left = {"opening": whole.opening, "body": bodies[0], "seam": Seam()}
+        right = {"seam": Seam(), "body": bodies[1], "closing": whole.closing}
+        return nn.Sequential(OrderedDict(left)), nn.Sequential(OrderedDict(right))
+
+
+class _Contiguous(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        return u.contiguous().view_as(u)
+
+    @staticmethod
+    def backward(ctx: Any, *outgoing: Tensor) -> Tensor:
+        return outgoing[0].contiguous()
+
+
+class Seam(nn.Module):
+    """State and adjoint contiguous, as messages must be."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        return _Contiguous.apply(u)  # type: ignore[return-value]
+
+
+class Opening(nn.Module):
+    """(B, 1, H, W) to (B, C, H, W)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.convolution(x))
+
+
+class PlainChain(nn.ModuleList):
+    """Layer by layer, as anyone would write it."""
+
+    def __init__(self, layers: list[nn.Module], h: float):
+        super().__init__(layers)
+        self.h = h
+
+    def forward(self, u: Tensor) -> Tensor:
+        for layer in self:
+            u = torch.add(u, layer(u), alpha=self.h)
+        return u
+
+
+@cache
+def compiled_block(h: float, activation: Callable[[Tensor], Tensor]) -> Any:
+    """Some layers as one compiled function of the state and their parameters."""
+
+    def block(u: Tensor, parameters: list[Tensor]) -> Tensor:
+        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
+            z = functional.conv2d(u, weight, bias, padding=weight.shape[-1] // 2)
+            u = torch.add(u, activation(z), alpha=h)
+        return u
+
+    return torch.compile(block, dynamic=False)
+
+
+class CompiledBlocks(nn.Module):
+    """The serial network, `BLOCK` layers a block, every block the same compiled function."""
+
+    def __init__(self, serial: lp.SerialNetwork, h: float, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.serial: Any = serial
+        self.block = compiled_block(h, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.serial.opening(x)
+        layers: list[Any] = list(self.serial.body.children())
+        for first in range(0, len(layers), BLOCK):
+            some = layers[first : first + BLOCK]
+            u = self.block(u, [p for layer in some for p in (layer.weight, layer.bias)])
+        return self.serial.closing(u)
+
+
+class Gradient:
+    """One gradient of the cross-entropy: calling it leaves it in the parameters."""
+
+    def __init__(self, module: nn.Module, x: Tensor, y: Tensor):
+        self.module, self.x, self.y = module, x, y
+
+    def __call__(self) -> None:
+        self.module.zero_grad(set_to_none=True)
+        functional.cross_entropy(self.module(self.x), self.y).backward()
+
+    def found(self) -> Gradients:
+        """The gradient under the names of a state_dict, layer by layer; of this rank's part alone."""
+        return named_gradients(self.module)
+
+
+def named_gradients(module: nn.Module) -> Gradients:
+    """Gradients where `state_dict` has the parameters: under names that count layers over all ranks."""
+    parameters = [p for p in module.parameters() if p.numel()]
+    kept = [p.data for p in parameters]
+    try:
+        for p in parameters:
+            p.data = torch.zeros_like(p) if p.grad is None else p.grad
+        return {name: value.detach().clone() for name, value in module.state_dict().items()}
+    finally:
+        for p, value in zip(parameters, kept, strict=True):
+            p.data = value
+
+
+def on_one_process(rank: int, case: Case, how: str) -> Callable[[], None]:
+    """The gradient by one process: "Serial()", "eager" or "compiled"."""
+    x, y = case.data()
+    net = case.network()
+    if how == "Serial()":
+        return Gradient(net, x, y)
+    serial = net.to_serial()
+    return Gradient(
+        serial if how == "eager" else CompiledBlocks(serial, case.T / case.depth, torch.tanh), x, y
+    )
+
+
+def exact_gradient(rank: int, case: Case) -> Gradient:
+    """By the serial solver in float64."""
+    x, y = case.data()
+    return Gradient(copy.deepcopy(case.network()).double(), x.double(), y)

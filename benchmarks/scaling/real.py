@@ -1,0 +1,136 @@
+"""Predictions beside real runs: one and two gloo processes of this machine.
+
+Each real run is a process of its own (`python real.py CASE ...`): wall time of a gradient, the slower
+rank's, medians. The predictions are made in the same run, with the link measured between the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tasks import convolution, dense
+from torch.distributed.device_mesh import init_device_mesh
+
+import layerparallel as lp
+from layerparallel.group import Link
+from layerparallel.predict.baselines import OneRank
+from layerparallel.predict.parallel import gradient_on
+from layerparallel.predict.task import Task
+
+QUICK = lp.MGRIT(2, 16, forward_cycles=1, adjoint_cycles=1, coarse="picard", samples=1)
+TWICE = lp.MGRIT(2, 16, coarse="picard", samples=1)
+CASES: dict[str, tuple[Any, lp.MGRIT]] = {
+    "dense 1024 x 8, batch 256, one cycle": (lambda: dense(1024, 8, 256), QUICK),
+    "dense 1024 x 8, batch 256, two cycles": (lambda: dense(1024, 8, 256), TWICE),
+    "dense 512 x 220, batch 100, one cycle": (lambda: dense(512, 220, 100), QUICK),
+    "convolution 64 x 8 x 28^2, batch 16, one cycle": (lambda: convolution(64, 8, 28, 16), QUICK),
+}
+WITHIN = 0.15
+
+
+def gradients(task: Task, repeats: int, rank: int, store: str | None, solver: lp.MGRIT) -> list[float]:
+    """Seconds of gradients on one process, or of the slower of two; the first one is not counted."""
+    net, group = task.network, None
+    if store is not None:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+        net.solver = solver
+        lp.distribute(net, init_device_mesh("cpu", (2,)))
+        group = net.group
+    found = []
+    for _ in range(repeats + 1):
+        net.zero_grad(set_to_none=True)
+        if group is not None:
+            group.gather(None)  # together
+        start = time.perf_counter()
+        task.criterion(net(task.x), task.y).backward()
+        spent = time.perf_counter() - start
+        found.append(spent if group is None else max(group.gather(spent)))
+    link = net.group.link
+    if store is not None:
+        dist.destroy_process_group()
+    return [*found[1:], link.latency, link.seconds_per_byte]
+
+
+def child(arguments: list[str]) -> None:
+    """One process of a real run."""
+    case, repeats, rank, store, results = arguments
+    torch.set_num_threads(1)
+    make, solver = CASES[case]
+    found = gradients(make(), int(repeats), int(rank), store or None, solver)
+    if rank == "0":
+        Path(results).write_text(json.dumps(found))
+
+
+def together(case: str, repeats: int, processes: int, apart: bool = False) -> list[float]:
+    """What rank 0 of so many processes found; `apart`: each does the whole gradient by itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = "" if apart or processes == 1 else f"{folder}/store"
+        call = [sys.executable, __file__, case, str(repeats)]
+        ends = [[str(rank), store, f"{folder}/found.json"] for rank in range(processes)]
+        running = [subprocess.Popen([*call, *end]) for end in ends]
+        codes = [each.wait() for each in running]
+        if any(codes):
+            raise RuntimeError(f"a process of the real run of {case} has failed")
+        return json.loads(Path(f"{folder}/found.json").read_text())
+
+
+def row(case: str, repeats: int) -> dict[str, Any]:
+    """One case: real and predicted, on one process and on two."""
+    make, solver = CASES[case]
+    task = dataclasses.replace(make(), repeats=repeats)
+    *alone, _, _ = together(case, repeats, 1)
+    *copies, _, _ = together(case, repeats, 2, apart=True)
+    *real, latency, rate = together(case, repeats, 2)
+    one, two = statistics.median(alone), statistics.median(real)
+    predicted = gradient_on(2, task, solver, Link(latency, rate))
+    single = OneRank(task)().total
+    return {
+        "case": case,
+        "threads": 1,
+        "baseline": "real",
+        "baseline_ms": 1e3 * two,
+        "ours_ms": 1e3 * predicted.seconds,
+        "ratio": two / predicted.seconds,
+        "relative_error": None,
+        "cosine": None,
+        "deviation": predicted.seconds / two - 1,
+        "one_ms": 1e3 * one,
+        "one_predicted_ms": 1e3 * single,
+        "one_deviation": single / one - 1,
+        "link": {"latency": latency, "seconds_per_byte": rate},
+        "capacity": 2 * one / statistics.median(copies),
+        "within": WITHIN,
+    }
+
+
+def rows(repeats: int) -> list[dict[str, Any]]:
+    return [row(case, repeats) for case in CASES]
+
+
+def show(found: list[dict[str, Any]], say: Callable[[str], None]) -> None:
+    say(f"{'case':48}{'ranks':>6}{'real ms':>10}{'predicted':>10}{'':>8}{'capacity':>10}")
+    for each in found:
+        one = (each["one_ms"], each["one_predicted_ms"], each["one_deviation"])
+        two = (each["baseline_ms"], each["ours_ms"], each["deviation"])
+        for ranks, (real, predicted, off) in ((1, one), (2, two)):
+            name = each["case"] if ranks == 1 else ""
+            capacity = f"{each['capacity']:10.2f}" if ranks == 2 else ""
+            say(f"{name:48}{ranks:6}{real:10.2f}{predicted:10.2f}{off:+8.1%}{capacity}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("arguments", nargs=5)
+    child(parser.parse_args().arguments)

@@ -1,0 +1,8 @@
+"""`python -m layerparallel`, and `torchrun -m layerparallel`: the command line."""
+
+import sys
+
+from layerparallel.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

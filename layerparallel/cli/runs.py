@@ -1,0 +1,290 @@
+"""train, resume, evaluate: in one process, or in all that torchrun has started."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from layerparallel import board, checkpoint, progress, recipes, record, report, trainer
+from layerparallel.board import Board
+from layerparallel.checkpoint import CheckpointError
+from layerparallel.errors import InputError, UnknownNameError
+from layerparallel.evaluate import accuracy
+from layerparallel.progress import Display, Silent
+from layerparallel.team import Team
+from layerparallel.trainer import Run
+
+LAUNCH = ".launch"
+"""In a run folder: which torchrun has begun the run."""
+
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="Run folder.")]
+Switch = tyro.conf.FlagCreatePairsOff[bool]
+LayerRanks = Annotated[
+    int | None,
+    tyro.conf.arg(
+        metavar="P",
+        help="Under torchrun: processes that share the network's depth; all of them if not given. More "
+        "processes are data-parallel to these.",
+    ),
+]
+
+
+# ---- the processes ------------------------------------------------------------------------------
+
+
+@contextmanager
+def ranks(layer_ranks: int | None, device: str) -> Iterator[Team]:
+    """All processes that torchrun has started as one team, and their end; or this one alone.
+
+    Raises:
+        InputError: on every rank, where they do not fit together.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 and layer_ranks in (None, 1):
+        yield Team()
+        return
+    from layerparallel.group import start, watch
+
+    mesh = start.start(layer_ranks, device)
+    try:
+        yield Team.of(mesh)
+    except InputError as error:
+        watch.report(error)  # the others end, too, where they have not met it themselves
+        start.stop()
+        raise
+    start.stop()  # after any other error the watch has to see how this process ends
+
+
+def built(options: Any, team: Team) -> Run:
+    """The run with these options, the same on all ranks; one rank of a node reads the data first.
+
+    Raises:
+        InputError: on every rank: an option out of its bounds, data that cannot be had, ranks that mean
+            different runs.
+    """
+
+    def build() -> Run:
+        try:
+            return options.build(team)
+        except ValueError as error:  # what the library says about an option
+            raise InputError(str(error)) from error
+
+    if team.alone:
+        return build()
+    from layerparallel.group.start import agree
+
+    chosen = {f"option {name}": value for name, value in dataclasses.asdict(options).items()}
+    agree(team.everyone, {"recipe": options.name, **chosen})
+    run = team.in_turn(os.environ.get("LOCAL_RANK", "0") == "0", build)
+    agree(team.everyone, {"data": [run.data.train_x, run.data.train_y, run.data.validation_x]})
+    return run
+
+
+def is_first() -> bool:
+    """Whether this process writes and speaks, also while there is no team."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def display() -> Display:
+    """The first process's."""
+    return progress.display() if is_first() else Silent()
+
+
+# ---- train --------------------------------------------------------------------------------------
+
+
+def train(arguments: list[str]) -> None:
+    """`train RECIPE [--run DIR] [--layer-ranks P] [options]`: every option of the recipe is a flag."""
+    names = ", ".join(recipes.names())
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"usage: layerparallel train RECIPE [options]\n\nRECIPE is one of: {names}")
+        return
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(f"`train` takes the name of a recipe first: there is {names}.")
+    name, flags = arguments[0], arguments[1:]
+    recipe = recipes.get(name)
+    known = [each.name.replace("_", "-") for each in dataclasses.fields(recipe)]
+    known += ["run", "run-folder", "tensorboard", "layer-ranks"]
+    for flag in flags:
+        option = flag.partition("=")[0].removeprefix("--").replace("_", "-")
+        if flag.startswith("--") and not {option, option.removeprefix("no-")} & {*known, "help"}:
+            raise UnknownNameError(f"option of {name}", option, known)
+    chosen = _parsed(name, recipe, flags)
+    with ranks(chosen.layer_ranks, chosen.recipe.device) as team:
+        run = built(chosen.recipe, team)
+        if chosen.tensorboard:
+            board.summary_writer()  # before there is a folder
+        folder, resumes = team.once(lambda: _folder(name, chosen))
+        shown = display()
+        shown.say(f"run folder {folder}")
+        if resumes:
+            shown.say("torchrun has started it again: it goes on from its last checkpoint")
+        network = _done(run, folder, shown, resumes, chosen.tensorboard)
+    _finish(chosen.recipe, run, folder, shown, network)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What the flags of `train` say."""
+
+    recipe: Any
+    run: Path | None
+    tensorboard: bool
+    layer_ranks: int | None
+
+
+def _parsed(name: str, recipe: Any, flags: list[str]) -> Chosen:
+    help_ = f"Run folder; runs/{name}-DATE if not given. torchrun takes --run for its own: --run-folder."
+    directory = tyro.conf.arg(metavar="DIR", help=help_, aliases=("--run-folder",))
+    logs = "Write TensorBoard logs to RUN/tensorboard, too."
+    group = name.replace("-", "_")
+    kind = dataclasses.make_dataclass(
+        "Train",
+        [
+            (group, tyro.conf.OmitArgPrefixes[recipe]),
+            ("run", Annotated[Path | None, directory], None),
+            ("tensorboard", Annotated[Switch, tyro.conf.arg(help=logs)], False),
+            ("layer_ranks", LayerRanks, None),
+        ],
+    )
+    program, about = f"layerparallel train {name}", (recipe.__doc__ or "").partition("\n")[0]
+    chosen: Any = tyro.cli(kind, args=flags, prog=program, description=about)
+    return Chosen(getattr(chosen, group), chosen.run, chosen.tensorboard, chosen.layer_ranks)
+
+
+def _folder(name: str, chosen: Chosen) -> tuple[Path, bool]:
+    """The run folder, new; or that of the same run before torchrun started its processes again.
+
+    Returns:
+        And whether there is something to go on with.
+    """
+    launch = _launch()
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+        for folder in (
+            [chosen.run] if chosen.run else sorted(Path("runs").glob(f"{name}-*"), reverse=True)
+        ):
+            if (folder / LAUNCH).exists() and (folder / LAUNCH).read_text() == launch:
+                return folder, _has_begun(folder)
+    folder = record.new_folder(chosen.run or record.default_folder(name))
+    if launch:
+        record.write_atomically(folder / LAUNCH, launch.encode())
+    return folder, False
+
+
+def _launch() -> str:
+    """Names the torchrun that has started this process, in all its attempts; empty without one."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"{socket.gethostname()} {os.getppid()}" if job == "none" else job
+
+
+def _has_begun(folder: Path) -> bool:
+    try:
+        record.read(folder)
+    except record.RecordError:  # killed before its first line
+        return False
+    return True
+
+
+def _done(run: Run, folder: Path, shown: Display, resumes: bool, logs: bool) -> Any:
+    """Trains to the end; this rank's network."""
+    if resumes and run.team.once(lambda: record.read_summary(folder) is not None):
+        return None
+    listener = Board(folder) if logs and run.team.first else None
+    try:
+        work = trainer.resume if resumes else trainer.train
+        outcome = work(run, folder, shown, listener)
+    except KeyboardInterrupt:
+        shown.say(f"stopped; go on with: layerparallel resume {folder}")
+        raise
+    if listener is not None:
+        listener.finish(outcome.summary)
+    return outcome.network
+
+
+def _finish(options: Any, run: Run, folder: Path, shown: Display, network: Any) -> None:
+    """Draws what there is to draw: the first process, alone, when the others need not wait for it."""
+    if not is_first():
+        return
+    if not run.team.alone or network is None:
+        run = built(options, Team())
+        network = trained(run, folder)
+    _draw(run, folder, network)
+    shown.say(
+        f"results in {folder / record.SUMMARY}, plots in {report.folder_of(folder)}, "
+        f"all of it in {folder / report.PAGE}"
+    )
+
+
+def _draw(run: Run, folder: Path, network: Any) -> None:
+    report.plots(folder)
+    if run.picture is not None:
+        run.picture(network, report.folder_of(folder))
+    report.write([folder], folder / report.PAGE)
+
+
+# ---- resume and evaluate ------------------------------------------------------------------------
+
+
+def resume(run: Folder, layer_ranks: LayerRanks = None) -> None:
+    """Go on with a run from its last whole checkpoint, on any number of ranks."""
+    options, shown = _recorded(run), display()
+    if record.read_summary(run) is not None:
+        if is_first():
+            plan = built(options, Team())
+            _draw(plan, run, trained(plan, run))
+        shown.say(f"{run} has ended already; its plots and its report were drawn again")
+        return
+    with ranks(layer_ranks, options.device) as team:
+        plan = built(options, team)
+        network = _done(plan, run, shown, True, (run / board.FOLDER).is_dir())
+    _finish(options, plan, run, shown, network)
+
+
+def _recorded(folder: Path) -> Any:
+    """The recipe with its options that a folder's record tells of."""
+    start = record.read(folder)[0]
+    return recipes.rebuild(start["recipe"], start["options"])
+
+
+def trained(run: Run, folder: Path) -> Any:
+    """The network of a run's last checkpoint; on a team this rank's part of it."""
+    found = checkpoint.latest(folder, run.team.everyone)
+    if found is None:
+        raise CheckpointError(
+            f"The run {folder} has no whole checkpoint yet: `layerparallel resume {folder}` first."
+        )
+    return trainer.restore(run, found).network
+
+
+def evaluate(
+    run: Folder,
+    layer_ranks: LayerRanks = None,
+    json_: Annotated[Switch, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Validation accuracy of the last checkpoint's network, propagated serially and in parallel."""
+    options = _recorded(run)
+    with ranks(layer_ranks, options.device) as team:
+        plan = built(options, team)
+        torch.set_num_threads(plan.threads)
+        network, data = trained(plan, run), plan.data
+        x, y = data.validation_x, data.validation_y
+        found = {
+            "recipe": plan.recipe,
+            "validation_accuracy": accuracy(network, x, y, prepare=plan.prepare),
+            "validation_accuracy_parallel": accuracy(network, x, y, parallel=True, prepare=plan.prepare),
+        }
+    if not is_first():
+        return
+    if json_:
+        print(json.dumps(found))
+        return
+    print(f"validation accuracy, serially     {found['validation_accuracy']:.2%}")
+    print(f"validation accuracy, in parallel  {found['validation_accuracy_parallel']:.2%}")

@@ -1,0 +1,73 @@
+"""Dense layers whose evaluations advance the clock by one: what an algorithm costs on any machine.
+
+On a layer group in virtual time with ``measured=False`` the unit of time is then a step evaluation, of
+one interval on the whole batch, and runs repeat to the last digit. Gradients are those of `Dense`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from layerparallel.chain import Intervals, State
+from layerparallel.dense import DenseAdjoint, DenseChain, _DenseTape
+from layerparallel.group.virtual import Member
+from layerparallel.layers import CLOSED_FORM, Dense
+from layerparallel.workspace import Workspace
+
+
+def charge(chain: DenseChain, evaluations: int) -> None:
+    """Advances the clock of the rank that evaluates."""
+    group = chain.placement.group if chain.placement is not None else None
+    if isinstance(group, Member):
+        group.charge(evaluations)
+
+
+class CountedDense(Dense):
+    """`Dense`, its evaluations charged to the rank's clock."""
+
+    def closed_chain(
+        self, parameters: dict[str, Tensor], depth: int, step_size: float, workspace: Workspace
+    ) -> CountedChain:
+        weight, bias = parameters["weight"], parameters["bias"]
+        activation = CLOSED_FORM[self.activation]
+        return CountedChain(weight, bias, activation, depth, step_size, workspace=workspace)
+
+
+@dataclass(frozen=True)
+class CountedChain(DenseChain):
+    """The chain of `CountedDense` layers."""
+
+    def advance(
+        self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
+    ) -> State:
+        charge(self, over.evaluations)
+        return super().advance(u, over, rhs, into)
+
+    def linearise(self, groups: int = 1) -> CountedAdjoint:
+        return CountedAdjoint(self, groups=groups)
+
+
+class CountedAdjoint(DenseAdjoint):
+    """Its adjoint: a recorded walk counts, and so does one back.
+
+    A linearisation about known states does not: it has all of them side by side.
+    """
+
+    def _tape(self, u: State, over: Intervals, onto: State | None = None) -> _DenseTape:
+        if onto is None:
+            charge(self.chain, over.evaluations)
+        return super()._tape(u, over, onto)
+
+    def _pull(
+        self,
+        tape: _DenseTape,
+        u: State,
+        over: Intervals,
+        collect: bool,
+        rhs: State | None,
+        into: State | None,
+    ) -> State:
+        charge(self.chain, over.evaluations)
+        return super()._pull(tape, u, over, collect, rhs, into)

@@ -1,0 +1,336 @@
+"""Training under way: phases, epochs, mini batches, checkpoints."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerparallel import checkpoint, layerwise
+from layerparallel.checkpoint import Checkpoint, CheckpointError, Moment
+from layerparallel.data.batches import Batch, Batches
+from layerparallel.errors import InputError
+from layerparallel.evaluate import accuracy, probe
+from layerparallel.network import Network
+from layerparallel.progress import Display, Silent, Standing
+from layerparallel.record import Record, changed_options, describe_network, machine
+from layerparallel.stopwatch import Stopwatch
+from layerparallel.sums import Sums
+from layerparallel.trainer import ending
+from layerparallel.trainer.run import Listener, Outcome, Phase, Run
+from layerparallel.trainer.shares import Due, added, over_data, share
+from layerparallel.training.base import Method, StepRecord
+
+
+def train(
+    run: Run, folder: Path, display: Display | None = None, listener: Listener | None = None
+) -> Outcome:
+    """Do a run from its beginning, in a run folder made by `record.new_folder`.
+
+    Every rank of the run's team calls it.
+
+    Args:
+        run: what is to be done, and by whom.
+        folder: the run folder, the same one for all ranks.
+        display: shows how it goes; the first rank's is used.
+        listener: called with every line of the record, for example a `Board`; the first rank's.
+    """
+    with _recording(run, folder, listener) as record:
+        training = Training(run, folder, record, display)
+        training.note(
+            "start",
+            recipe=run.recipe,
+            options=dataclasses.asdict(run.options),
+            changed=changed_options(run.options),
+            data={
+                "name": run.data.name,
+                "training": len(run.data.train_y),
+                "validation": len(run.data.validation_y),
+            },
+            seed=run.seed,
+            machine=machine(),
+            ranks={"data": run.team.data.size, "layer": run.team.layer.size},
+            phases=[{"name": phase.name, "epochs": phase.epochs} for phase in run.phases],
+        )
+        return training.go(None)
+
+
+def resume(
+    run: Run, folder: Path, display: Display | None = None, listener: Listener | None = None
+) -> Outcome:
+    """Go on with a run from its last whole checkpoint; without one, from its beginning.
+
+    The checkpoint may be of any number of ranks. On as many as before, one thread each, the result in
+    float64 is bitwise that of the unbroken run.
+    """
+    found = checkpoint.latest(folder, run.team.everyone)
+    done = (found.moment.phase, found.moment.epoch) if found else (0, 0)
+    with _recording(run, folder, listener) as record:
+        training = Training(run, folder, record, display)
+        ranks = {"data": run.team.data.size, "layer": run.team.layer.size}
+        training.note("resume", done=done, machine=machine(), ranks=ranks)
+        return training.go(found)
+
+
+@contextmanager
+def _recording(run: Run, folder: Path, listener: Listener | None) -> Iterator[Record | None]:
+    """The record of the run, which the first rank writes; None on the others."""
+    torch.set_num_threads(run.threads)
+    opened = run.team.together(lambda: Record(folder, listener) if run.team.first else None)
+    with opened or nullcontext() as record:
+        yield record
+
+
+def restore(run: Run, found: Checkpoint) -> Method:
+    """The method, with its network, as a checkpoint of this run holds it; every rank calls it.
+
+    Raises:
+        CheckpointError: where the checkpoint does not fit the run.
+    """
+    return _restored(run, found)[0]
+
+
+def _restored(run: Run, found: Checkpoint) -> tuple[Method, dict[str, Any]]:
+    """The method, and the whole state."""
+    method = None
+    for phase in run.phases[: found.moment.phase + 1]:
+        method = phase.build(method.network if method else None)
+    if method is None:
+        raise CheckpointError(f"The checkpoint {found.path} is of another run: it has no phases.")
+    state = found.of(method.network.state_dict())
+
+    def load() -> None:
+        try:
+            method.load_state_dict(state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            line = str(error).partition("\n")[0]
+            raise CheckpointError(
+                f"The checkpoint {found.path} does not fit the options of its run ({line}): was the "
+                "record changed?"
+            ) from error
+
+    run.team.together(load)
+    return method, state
+
+
+def _step(method: Method, batch: Batch) -> StepRecord:
+    """One step; a method that says `wants_batch` is told which samples these are, too."""
+    told = {"batch": batch} if getattr(method, "wants_batch", False) else {}
+    return method.step(batch.x, batch.y, **told)
+
+
+def _fallbacks(method: Method) -> int:
+    return getattr(method.network, "fallbacks", 0)
+
+
+class Training:
+    """One run under way, on one rank."""
+
+    def __init__(self, run: Run, folder: Path, record: Record | None, display: Display | None) -> None:
+        self.run = run
+        self.folder = folder
+        self.team = run.team
+        self.record = record
+        self.display: Display = display if display is not None and self.team.first else Silent()
+        self.generator = torch.Generator().manual_seed(run.seed)
+        self.seconds = 0.0  # of training, without evaluations and checkpoints
+        self.due = Due(run.checkpoint_seconds, self.team.everyone)
+
+    def note(self, kind: str, **values: Any) -> None:
+        """A line of the record, which the first rank writes."""
+        if self.record is not None:
+            self.record.append(kind, **values)
+
+    def go(self, found: Checkpoint | None) -> Outcome:
+        """All phases, or what is left of them, and the end."""
+        network: nn.Module | None = None
+        moment, sums = Moment(0, 0, 0), Sums()
+        method = None
+        torch.manual_seed(self.run.seed)
+        if found is not None:
+            moment = found.moment
+            method, state = _restored(self.run, found)
+            sums = self._take_up(state["progress"])
+        for number, phase in enumerate(self.run.phases):
+            if number < moment.phase:
+                continue
+            if method is None:
+                method = phase.build(network)
+                if not self.team.data.first:  # dropout and the like differ where the samples do
+                    torch.manual_seed(self.run.seed + self.team.data.rank)
+            if number > moment.phase:
+                moment = Moment(number, 0, 0)
+            if moment == Moment(number, 0, 0):
+                self.note("network", phase=number, **self._described(method.network))
+            with self.shown(phase.name, phase.epochs):
+                self._phase(number, phase, method, moment, sums)
+            network, method, sums = method.network, None, Sums()
+        assert network is not None
+        return Outcome(ending.conclude(self, network), network)
+
+    def _described(self, network: nn.Module) -> dict[str, Any]:
+        """Size and place of the whole network."""
+        found = describe_network(network)
+        if isinstance(network, Network):
+            count = found["parameters"] - sum(p.numel() for p in network.uncounted())
+            found["parameters"] = sum(self.team.layer.gather(count))
+        return found
+
+    # ---- checkpoints ----------------------------------------------------------------------------
+
+    @property
+    def _place(self) -> str:
+        return f"{self.team.data.rank}.{self.team.layer.rank}"
+
+    def _take_up(self, progress: dict[str, Any]) -> Sums:
+        self.generator.set_state(progress["order"])
+        states = progress["rng"]
+        for place in (self._place, f"{self.team.data.rank}.0", "0.0"):  # of another number of ranks
+            if place in states:
+                torch.set_rng_state(states[place])
+                break
+        self.seconds = progress["seconds"]
+        saved = [Sums(**each) for _, each in sorted(progress["sums"].items())]
+        if len(saved) == self.team.data.size:
+            return saved[self.team.data.rank]
+        if self.team.data.first:
+            return added(saved)
+        return Sums(seconds=saved[0].seconds, split=saved[0].split)
+
+    def _save(self, method: Method, moment: Moment, order: Tensor, sums: Sums) -> None:
+        team = self.team
+        states = team.everyone.gather((self._place, torch.get_rng_state()))
+        here = dataclasses.replace(sums, loss=sums.loss.cpu(), correct=sums.correct.cpu())
+        shares = team.data.gather(dataclasses.asdict(here))
+        progress = {
+            "order": order,
+            "rng": dict(states),
+            "seconds": self.seconds,
+            "sums": {f"{rank:06d}": each for rank, each in enumerate(shares)},
+        }
+
+        def save() -> None:
+            if team.data.first:  # the others have the same
+                state = {**method.state_dict(), "progress": progress}
+                layers = layerwise.chains(method.network)
+                checkpoint.save(self.folder, moment, state, layers=layers, group=team.layer)
+
+        team.together(save)
+        self.due.restart()
+
+    # ---- phases and epochs ----------------------------------------------------------------------
+
+    @contextmanager
+    def shown(self, name: str, epochs: int) -> Iterator[None]:
+        """Within it there is something to show."""
+        self.display.begin(name, self.run.data.train_x.shape[0] * epochs)
+        try:
+            yield
+        finally:
+            self.display.end()
+
+    def _phase(self, number: int, phase: Phase, method: Method, start: Moment, sums: Sums) -> None:
+        run, step = self.run, start.step
+        for epoch in range(start.epoch, phase.epochs):
+            last = self.epoch(method, phase, Moment(number, epoch, step), sums)
+            self.seconds += sums.seconds
+            done, sums = epoch + 1, over_data(sums, self.team.data)
+            if not math.isfinite(sums.mean_loss()):
+                raise InputError(
+                    f"The loss became {sums.mean_loss()} in epoch {done}: lower the learning rate."
+                )
+            line = sums.line(number, done, self.seconds, last)
+            if done % run.evaluate_every == 0 or done == phase.epochs:
+                line |= self._evaluated(method.network)
+            self._tell_decisions(method, number, done)
+            self.note("epoch", **line)
+            step, sums = 0, Sums()
+            if done % run.checkpoint_every == 0 or done == phase.epochs:
+                self._save(method, Moment(number, done, 0), self.generator.get_state(), sums)
+
+    def epoch(self, method: Method, phase: Phase, at: Moment, sums: Sums) -> StepRecord | None:
+        """Train from mini batch `at.step` on to the end of the epoch."""
+        method.network.train()
+        order_before = self.generator.get_state()
+        batches = self._batches()
+        found, paused = None, 0.0
+        before, began = sums.seconds, time.perf_counter()
+        fallbacks = sums.fallbacks - _fallbacks(method)
+        with Stopwatch(method, sums.split) as watch:
+            for step in range(at.step, len(batches)):
+                with watch.data():
+                    batch = batches[step]
+                try:
+                    found = _step(method, batch)
+                except ValueError as error:  # the library refuses states that are no longer finite
+                    raise InputError(
+                        f"Training stopped in epoch {at.epoch + 1}, a lower learning rate may help: "
+                        f"{error}"
+                    ) from error
+                sums.add(found, len(batch.y))
+                sums.fallbacks = fallbacks + _fallbacks(method)
+                sums.seconds = before + time.perf_counter() - began - paused
+                sums.split = watch.split()
+                if self.display.due():
+                    self.display.show(self._standing(phase, at.epoch, sums, found))
+                if at.phase < len(self.run.phases) and step + 1 < len(batches) and self.due.now():
+                    pause = time.perf_counter()
+                    moment = Moment(at.phase, at.epoch, step + 1)
+                    self._save(method, moment, order_before, sums)
+                    paused += time.perf_counter() - pause
+        if found is not None and at.epoch + 1 == phase.epochs:
+            self.display.show(self._standing(phase, at.epoch, sums, found))
+        return found
+
+    def _batches(self) -> Batches:
+        run = self.run
+        return share(Batches(run.data, run.batch, self.generator, run.prepare), self.team.data)
+
+    def _standing(self, phase: Phase, epoch: int, sums: Sums, found: StepRecord) -> Standing:
+        size = self.run.data.train_x.shape[0]
+        samples = min(size, sums.samples * self.team.data.size)
+        return Standing(
+            epoch=epoch + 1,
+            epochs=phase.epochs,
+            samples=epoch * size + samples,
+            total=phase.epochs * size,
+            rate=samples / sums.seconds,
+            loss=sums.mean_loss(),
+            accuracy=sums.accuracy(),
+            forward_residual=found.forward_residual,
+            adjoint_residual=found.adjoint_residual,
+        )
+
+    # ---- evaluation -----------------------------------------------------------------------------
+
+    def _evaluated(self, network: nn.Module) -> dict[str, Any]:
+        """What an evaluation adds to the line of an epoch."""
+        began = time.perf_counter()
+        found = {"validation_accuracy": self.accuracy(network), **probe(network, *self.sample())}
+        return {**found, "evaluation_seconds": time.perf_counter() - began}
+
+    def sample(self) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The first training samples, as one mini batch without augmentation, and its loss."""
+        data, chosen = self.run.data, slice(0, self.run.batch)
+        classes = data.train_y[chosen]
+        return (
+            self.run.prepare(data.train_x[chosen]),
+            lambda output: nn.functional.cross_entropy(output, classes),
+        )
+
+    def accuracy(self, network: nn.Module, parallel: bool = False) -> float:
+        """Share of validation samples classed rightly."""
+        data, prepare = self.run.data, self.run.prepare
+        return accuracy(network, data.validation_x, data.validation_y, parallel, prepare)
+
+    def _tell_decisions(self, method: Method, number: int, done: int) -> None:
+        """Record what the adaptive mode decided in the epoch that is done."""
+        steps = -(-len(self.run.data.train_y) // self.run.batch)
+        for decision in getattr(method, "decisions", []):
+            if decision.step >= (done - 1) * steps:
+                self.note("decision", phase=number, epoch=done, **dataclasses.asdict(decision))
