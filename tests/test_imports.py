@@ -18,7 +18,7 @@ ROWS = [
     {"generic", "solvers", "cost"},
     {"propagate", "bodies", "body", "serial_twins", "stacking", "wrapping", "crossing"},
     {"network"},
-    {"distribution"},
+    {"distribution", "team"},
     {"refinement", "layerwise", "models", "tuning", "optim", "data"},
     {"training"},
     {"evaluate", "record", "progress", "stopwatch", "sums"},
@@ -26,7 +26,7 @@ ROWS = [
     {"trainer"},
     {"recipes"},
     {"predict"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 
@@ -72,3 +72,23 @@ def test_the_package_alone_loads_none_of_what_the_command_line_needs():
     assert not loaded & {"jinja2", "tensorboard"}
     application = {"layerparallel.trainer", "layerparallel.recipes", "layerparallel.report"}
     assert not application & set(done.stdout.split())
+
+
+def test_only_a_few_rooms_know_torch_distributed():
+    known = set()
+    for path in FILES:
+        if "_benchmarks" in path.parts:
+            continue
+        tree = ast.parse(path.read_text())
+        for_types = [n for node in ast.walk(tree) if _for_types(node) for n in ast.walk(node)]
+        for node in ast.walk(tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            wrapper = any(name.startswith("torch.nn.parallel") for name in names)
+            if node not in for_types and (wrapper or any("torch.distributed" in name for name in names)):
+                known.add(room(path))
+    assert known <= {"group", "checkpoint", "team"}
+
+
+def _for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
