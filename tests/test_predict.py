@@ -122,6 +122,17 @@ def test_one_cycle_takes_the_time_of_its_schedule(ranks, coarsening):
         assert time == sum(-(-event.intervals // ranks) * event.length for event in events)
 
 
+def test_a_coarse_step_is_charged_what_it_evaluates():
+    def times(**operator):
+        solver = lp.MGRIT(2, 8, forward_cycles=1, adjoint_cycles=1, **operator)
+        return counted(8, solver, 64)[:2]
+
+    assert times() == (8 + 8, 8 + 8)
+    assert times(coarse="mean_residual", samples=4) == (4 * 8 + 8,) * 2
+    assert times(coarse="picard", samples=4) == (8 * 8 + 8,) * 2
+    assert times(coarse="picard", samples=1) == (2 * 8 + 8,) * 2
+
+
 @pytest.mark.parametrize(("levels", "coarsening"), [(2, 8), (3, 4)])
 def test_the_critical_path_is_reached_with_a_rank_for_every_interval(levels, coarsening):
     solver = lp.MGRIT(levels, coarsening, forward_cycles=1, adjoint_cycles=1)

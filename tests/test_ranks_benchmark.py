@@ -18,8 +18,8 @@ from layerparallel.measure import compare
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "ranks"
 sys.path.insert(0, str(FOLDER))
 
-NAMES = ("cases", "mnist_training", "pipelines", "rows", "run", "workers")
-cases, mnist_training, pipelines, rows, run, workers = map(importlib.import_module, NAMES)
+NAMES = ("cases", "comparing", "mnist_training", "pipelines", "run", "workers")
+cases, comparing, mnist_training, pipelines, run, workers = map(importlib.import_module, NAMES)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -124,7 +124,7 @@ def test_pipeline_stages_give_the_serial_gradient(crew, schedule, closed):
     crew.once(job)
     exact = cases.exact_gradient(0, CASE)
     exact()
-    assert compare(rows.merged(crew.ask(job, "found")), exact.found()).relative < 1e-5
+    assert compare(comparing.merged(crew.ask(job, "found")), exact.found()).relative < 1e-5
 
 
 def test_halves_of_the_batch_give_the_serial_gradient(crew):
@@ -144,7 +144,7 @@ def test_serial_training_on_two_ranks_is_that_on_one(crew, digits):
     exact, ours = crew.ask(one, "follow")[0], crew.ask(two, "follow")
     assert ours[0].loss == pytest.approx(ours[1].loss, abs=1e-7)
     assert ours[0].loss == pytest.approx(exact.loss, rel=1e-4)
-    last = rows.merged(crew.ask(two, "found"))
+    last = comparing.merged(crew.ask(two, "found"))
     assert compare(last, crew.ask(one, "found")[0]).relative < 1e-3
 
 
@@ -158,7 +158,7 @@ def test_a_job_that_fails_is_an_error_here():
 def test_a_row_is_repeated_until_the_machine_is_quiet():
     def measured(*capacities):
         left = iter(capacities)
-        return rows.judged(rows.Sizes(), lambda: {"capacity": next(left)})
+        return comparing.judged(3, lambda: {"capacity": next(left)})
 
     assert measured(1.9, 2.0) == {"capacity": 1.9, "attempts": 1, "judged": True}
     assert measured(1.2, 1.85, 2.0) == {"capacity": 1.85, "attempts": 2, "judged": True}

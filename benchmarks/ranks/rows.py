@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from cases import Case, exact_gradient, on_one_process
+from comparing import Row, judged, merged, row, turns
 from layered import Distributed
 from mnist_training import Course, Plan, Training
 from pipelines import DataParallel, Pipeline
 from workers import BOTH, THREADED, Crew, Job
 
 import layerparallel as lp
-from layerparallel.measure import Gradients, compare
+from layerparallel.measure import compare
 from layerparallel.tuning import describe
-
-Row = dict[str, Any]
-CAPACITY = 1.8
-"""Speed-up of two independent copies below which a machine is too busy, or too small, to judge."""
 
 
 @dataclass(frozen=True)
@@ -67,57 +63,6 @@ def settings(solver: lp.MGRIT | lp.Split) -> str:
     return f"forward {describe(solver.forward)}, adjoint {describe(solver.adjoint)}"
 
 
-def row(case: str, **values: Any) -> Row:
-    """With what every benchmark's rows have; ratio is the baseline over ours."""
-    empty = {"baseline": None, "baseline_ms": None, "ours_ms": None}
-    empty |= {"relative_error": None, "cosine": None}
-    found = {"case": case, "threads": "2 processes of 1", **empty, **values}
-    theirs, ours = found["baseline_ms"], found["ours_ms"]
-    return {"ratio": theirs / ours if theirs and ours else None, **found}
-
-
-def judged(sizes: Sizes, measure: Callable[[], Row]) -> Row:
-    """The row of the first attempt on a quiet machine; if there is none, of the quietest, not judged."""
-    rows: list[Row] = []
-    for attempt in range(1, sizes.attempts + 1):
-        rows.append(measure() | {"attempts": attempt})
-        if rows[-1]["capacity"] >= CAPACITY:
-            return rows[-1] | {"judged": True}
-    return max(rows, key=lambda r: r["capacity"]) | {"attempts": len(rows), "judged": False}
-
-
-def turns(crew: Crew, rounds: int, baselines: dict[str, Job], others: dict[str, Job]) -> Row:
-    """Milliseconds of all jobs; the capacity is that of the fastest baseline.
-
-    Two rounds find the fastest one, which then takes turns with the rest.
-    """
-    crew.prepare(*baselines.values(), *others.values())
-    first = crew.medians(baselines, 2) if len(baselines) > 1 else {}
-    name = min(first, key=lambda label: first[label]) if first else next(iter(baselines))
-    copies = replace(baselines[name], who=BOTH)
-    crew.call((1,), _prepare_copy, baselines[name])
-    found = crew.medians({"baseline": baselines[name], "copies": copies, **others}, rounds)
-    times = {label: found[label] for label in others}
-    return {
-        "baseline": name,
-        "baseline_ms": found["baseline"],
-        "all_baselines_ms": first,
-        "capacity": 2 * found["baseline"] / found["copies"],
-        "times": times,
-    }
-
-
-def _prepare_copy(worker: Any, job: Job) -> None:
-    from workers import prepare
-
-    prepare(worker, job)
-
-
-def merged(parts: list[Gradients]) -> Gradients:
-    """The gradient of the whole network from those of both ranks."""
-    return {name: value for part in parts for name, value in part.items()}
-
-
 # ---- the rows -----------------------------------------------------------------------------------
 
 
@@ -141,7 +86,6 @@ def gradient(crew: Crew, sizes: Sizes) -> Iterator[Row]:
         error = compare(merged(crew.ask(ours, "found")), reference)
         two = {label: times[label] for label in threaded}
         fastest = min(two, key=lambda label: two[label])
-        crew_fallbacks = sum(crew.ask(ours, "fallbacks"))
         return row(
             "gradient",
             **found,
@@ -152,12 +96,12 @@ def gradient(crew: Crew, sizes: Sizes) -> Iterator[Row]:
             setting=settings(solver),
             relative_error=error.relative,
             cosine=error.cosine,
-            fallbacks=crew_fallbacks,
+            fallbacks=max(crew.ask(ours, "fallbacks")),
             at_least=1.6,
             aim=1.9,
         )
 
-    yield judged(sizes, measure)
+    yield judged(sizes.attempts, measure)
     crew.forget()
 
 
@@ -214,7 +158,7 @@ def training(crew: Crew, sizes: Sizes) -> Iterator[Row]:
             aim=1.7,
         )
 
-    yield judged(sizes, measure)
+    yield judged(sizes.attempts, measure)
     crew.forget()
 
 
@@ -224,34 +168,27 @@ def inside(crew: Crew, sizes: Sizes) -> Iterator[Row]:
         "gradient": Job("gradient", Distributed, (sizes.case, gradient_solver(sizes.case)), BOTH),
         "MNIST recipe": Job("recipe", Training, (sizes.plan, training_solver(sizes.plan), 2), BOTH),
     }
+    serial = {"Serial()": Job("Serial()", on_one_process, (sizes.case, "Serial()"))}
     for name, job in cases.items():
         crew.prepare(job)
-        serial = Job("serial", on_one_process, (sizes.case, "Serial()"), BOTH)
-        crew.prepare(serial)
-        pair = crew.medians({"one": replace(serial, who=(0,)), "two": serial}, 2)
         crew.once(job)
         counts = crew.ask(job, "evaluations")
         forward, adjoint = (max(column) for column in zip(*counts, strict=True))
-        found = crew.ask(job, "shares", sizes.rounds)
-        steps, waiting, outside = max(found, key=lambda shares: shares[2])
-        capacity = 2 * pair["one"] / pair["two"]
+
+        def measure(name: str = name, job: Job = job) -> Row:
+            found = turns(crew, 2, serial, {})
+            ranks = crew.ask(job, "shares", sizes.rounds)
+            steps, waiting, outside = max(ranks, key=lambda shares: shares[2])
+            parts = {"outside": outside, "steps": steps, "waiting": waiting}
+            wanted = {"at_most": 0.10, "aim": 0.05, "capacity": found["capacity"]}
+            return row(f"time outside steps and waiting, {name}", **parts, **wanted)
+
+        outside = judged(sizes.attempts, measure)
+        wanted = {"at_most": 2.0, "aim": 1.3, "capacity": outside["capacity"]}
         yield row(
-            f"step evaluations per owned layer, {name}",
-            forward=forward,
-            adjoint=adjoint,
-            capacity=capacity,
-            at_least=2.0,
-            aim=1.3,
+            f"step evaluations per owned layer, {name}", forward=forward, adjoint=adjoint, **wanted
         )
-        yield row(
-            f"time outside steps and waiting, {name}",
-            outside=outside,
-            steps=steps,
-            waiting=waiting,
-            capacity=capacity,
-            at_least=0.10,
-            aim=0.05,
-        )
+        yield outside
         crew.forget()
 
 
@@ -259,7 +196,7 @@ def pipelining(crew: Crew, sizes: Sizes) -> Iterator[Row]:
     """The same gradient by pipeline stages on the same two processes, batch by batch."""
     for batch in sizes.batches:
         case = replace(sizes.case, batch=batch)
-        yield judged(sizes, lambda case=case: _against_pipelines(crew, sizes, case))
+        yield judged(sizes.attempts, lambda case=case: _against_pipelines(crew, sizes, case))
         crew.forget()
 
 

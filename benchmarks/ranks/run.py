@@ -27,8 +27,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import Case
+from comparing import Row
 from mnist_training import Plan
-from rows import ROWS, Row, Sizes
+from rows import ROWS, Sizes
 from workers import Crew
 
 
@@ -100,7 +101,8 @@ SHOWN = {
     "cosine": "cosine",
     "relative_error": "error",
     "capacity": "capacity",
-    "at_least": "wanted",
+    "at_least": "at least",
+    "at_most": "at most",
     "aim": "aim",
 }
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,8 @@ def ranks(layer_ranks: int | None, device: str) -> Iterator[Team]:
     from layerparallel.group import start, watch
 
     mesh = start.start(layer_ranks, device)
+    if not is_first():  # of fallbacks, which the first one tells
+        warnings.filterwarnings("ignore", "layer-parallel", RuntimeWarning)
     try:
         yield Team.of(mesh)
     except InputError as error:

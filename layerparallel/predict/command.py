@@ -159,8 +159,9 @@ def _advice(best: Row) -> str:
     if best.ranks == 1:
         return "Layer-parallel no number of ranks is quicker than one with Serial()."
     return (
-        f"Quickest layer-parallel: {best.ranks} ranks with {show.name_of(best.solver)},\n{best.speedup:.1f} "
-        f"times one rank; error of the gradient {best.error.relative:.0e} at the initial weights."
+        f"Quickest layer-parallel: {best.ranks} ranks with {show.name_of(best.solver)},\n"
+        f"{best.speedup:.1f} times one rank; error of the gradient {best.error.relative:.0e} at the "
+        "initial weights."
     )
 
 

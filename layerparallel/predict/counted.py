@@ -1,7 +1,9 @@
 """Dense layers whose evaluations advance the clock by one: what an algorithm costs on any machine.
 
-On a layer group in virtual time with ``measured=False`` the unit of time is then a step evaluation, of
-one interval on the whole batch, and runs repeat to the last digit. Gradients are those of `Dense`.
+On a layer group in virtual time with ``measured=False`` the unit of time is then the evaluation of a
+layer on the whole batch, and runs repeat to the last digit. A coarse step counts as many as it
+evaluates: one with "inject" or "mean_parameters", s with "mean_residual", 2 s with "picard". Gradients
+are those of `Dense`.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from layerparallel.layers import CLOSED_FORM, Dense
 from layerparallel.workspace import Workspace
 
 
-def charge(chain: DenseChain, evaluations: int) -> None:
-    """Advances the clock of the rank that evaluates."""
+def charge(chain: DenseChain, steps: int) -> None:
+    """Advances the clock of the rank that evaluates so many steps."""
     group = chain.placement.group if chain.placement is not None else None
     if isinstance(group, Member):
-        group.charge(evaluations)
+        group.charge(steps * chain.layers * (1 if chain.picard is None else 2))
 
 
 class CountedDense(Dense):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from layerparallel import checkpoint, layerwise
 from layerparallel.checkpoint import Checkpoint, CheckpointError, Moment
 from layerparallel.data.batches import Batch, Batches
-from layerparallel.errors import InputError
+from layerparallel.errors import InputError, RankFailed
 from layerparallel.evaluate import accuracy, probe
 from layerparallel.network import Network
 from layerparallel.progress import Display, Silent, Standing
@@ -122,6 +122,13 @@ def _step(method: Method, batch: Batch) -> StepRecord:
     """One step; a method that says `wants_batch` is told which samples these are, too."""
     told = {"batch": batch} if getattr(method, "wants_batch", False) else {}
     return method.step(batch.x, batch.y, **told)
+
+
+def _refusal(error: Exception) -> str | None:
+    """Why the library refuses to go on, here or on another rank: states that are no longer finite."""
+    if not isinstance(error, RankFailed):
+        return str(error)
+    return str(error).partition(" raised ValueError: ")[2] or None
 
 
 def _fallbacks(method: Method) -> int:
@@ -267,10 +274,13 @@ class Training:
                     batch = batches[step]
                 try:
                     found = _step(method, batch)
-                except ValueError as error:  # the library refuses states that are no longer finite
+                except (ValueError, RankFailed) as error:
+                    why = _refusal(error)
+                    if why is None:
+                        raise
                     raise InputError(
                         f"Training stopped in epoch {at.epoch + 1}, a lower learning rate may help: "
-                        f"{error}"
+                        f"{why}"
                     ) from error
                 sums.add(found, len(batch.y))
                 sums.fallbacks = fallbacks + _fallbacks(method)

@@ -41,7 +41,8 @@ def network(shape: str, width: int = 3) -> lp.Network:
 
 def optimizer(net: lp.Network, kind: str) -> torch.optim.Optimizer:
     if kind == "lbfgs":
-        return lp.LBFGS(net.parameters(), memory=3, total=net.group.total)
+        total, others = net.group.total, net.uncounted()
+        return lp.LBFGS(net.parameters(), memory=3, total=total, uncounted=others)
     if kind == "sgd":
         return torch.optim.SGD(net.decay_groups(1e-3), lr=0.1, momentum=0.9)
     return torch.optim.Adam(net.parameters(), lr=0.01, fused=True)
@@ -124,6 +125,7 @@ CASES = [
     (5, 2, "few", "sgd"),
     (2, 5, "few", "adam"),
     (4, 3, "unlike", "lbfgs"),
+    (2, 3, "chains", "lbfgs"),
 ]
 
 

@@ -173,6 +173,13 @@ def test_a_loss_that_is_not_finite_ends_every_rank_with_one_sentence(pool, tmp_p
     assert told == ["The loss became inf in epoch 1: lower the learning rate."] * 3
 
 
+def test_states_that_are_not_finite_end_every_rank_with_one_sentence(pool, tmp_path):
+    options = {"learning_rate": 1e200, "dtype": "float32", "epochs": 2}
+    told = pool.run(3, refused, str(record.new_folder(tmp_path / "run")), options)
+    assert told == [told[0]] * 3
+    assert "lower learning rate may help: the state became NaN or infinite" in told[0]
+
+
 def test_a_run_that_another_process_works_on_is_refused_on_every_rank(pool, tmp_path):
     folder = record.new_folder(tmp_path / "run")
     with record.Record(folder):
@@ -211,6 +218,7 @@ def test_torchrun_starts_a_killed_run_again_and_it_ends_where_the_unbroken_one_e
         HERE / "dying.py",
         *("train", "level-sets", "--layer-ranks", "2", "--run-folder", broken, *flags()),
         options=("--max-restarts", "1"),
+        seconds=180,
         KILLED_RANK="1",
         KILLED_STEP="9",
     )
@@ -248,6 +256,11 @@ def test_a_run_is_evaluated_by_the_command_line_on_any_number_of_ranks(tmp_path,
         ({"rank_1": ["--seed", "1"]}, "disagree on the option seed"),
         ({"rank_0": ["--layer-ranks", "3"], "rank_1": ["--layer-ranks", "3"]}, "layer groups of 3"),
         ({"rank_0": ["--depth", "0"], "rank_1": ["--depth", "0"]}, "depth = 0 is below 1"),
+        pytest.param(
+            {"rank_0": ["--device", "cuda"], "rank_1": ["--device", "cuda"]},
+            "NCCL",
+            marks=pytest.mark.skipif(torch.cuda.device_count() > 1, reason="there are GPUs"),
+        ),
     ],
 )
 def test_wrong_input_is_one_sentence_on_every_rank(tmp_path, more, said):

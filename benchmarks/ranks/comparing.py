@@ -1,0 +1,60 @@
+"""What all rows have in common: turns, the machine's capacity, and whether a row can be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from workers import BOTH, Crew, Job
+
+from layerparallel.measure import Gradients
+
+Row = dict[str, Any]
+CAPACITY = 1.8
+"""Speed-up of two independent copies below which a machine is too busy, or too small, to judge."""
+
+
+def row(case: str, **values: Any) -> Row:
+    """With what every benchmark's rows have; ratio is the baseline over ours."""
+    empty = {"baseline": None, "baseline_ms": None, "ours_ms": None}
+    empty |= {"relative_error": None, "cosine": None}
+    found = {"case": case, "threads": "2 processes of 1", **empty, **values}
+    theirs, ours = found["baseline_ms"], found["ours_ms"]
+    return {"ratio": theirs / ours if theirs and ours else None, **found}
+
+
+def judged(attempts: int, measure: Callable[[], Row]) -> Row:
+    """The row of the first attempt on a quiet machine; if there is none, of the quietest, not judged."""
+    rows: list[Row] = []
+    for attempt in range(1, attempts + 1):
+        rows.append(measure() | {"attempts": attempt})
+        if rows[-1]["capacity"] >= CAPACITY:
+            return rows[-1] | {"judged": True}
+    return max(rows, key=lambda r: r["capacity"]) | {"attempts": len(rows), "judged": False}
+
+
+def turns(crew: Crew, rounds: int, baselines: dict[str, Job], others: dict[str, Job]) -> Row:
+    """Milliseconds of all jobs; the capacity is that of the fastest baseline.
+
+    Two rounds find the fastest one, which then takes turns with the rest.
+    """
+    crew.prepare(*baselines.values(), *others.values())
+    first = crew.medians(baselines, 2) if len(baselines) > 1 else {}
+    name = min(first, key=lambda label: first[label]) if first else next(iter(baselines))
+    copies = replace(baselines[name], who=BOTH)
+    crew.prepare(replace(copies, who=(1,)))
+    found = crew.medians({"baseline": baselines[name], "copies": copies, **others}, rounds)
+    times = {label: found[label] for label in others}
+    return {
+        "baseline": name,
+        "baseline_ms": found["baseline"],
+        "all_baselines_ms": first,
+        "capacity": 2 * found["baseline"] / found["copies"],
+        "times": times,
+    }
+
+
+def merged(parts: list[Gradients]) -> Gradients:
+    """The gradient of the whole network from those of both ranks."""
+    return {name: value for part in parts for name, value in part.items()}
