@@ -28,6 +28,10 @@ LARGE = 1 << 20
 """Bytes of the larger message by which the link is measured."""
 
 
+_LEFT: deque[Messages] = deque(maxlen=8 * UNDER_WAY)
+"""Sends of groups that are no more: gloo drops a message with the object that stands for it."""
+
+
 class Messages:
     """Messages under way; keeps the tensors of the sends alive."""
 
@@ -87,6 +91,9 @@ class Ranks(Group):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
         return self
+
+    def __del__(self) -> None:
+        _LEFT.extend(getattr(self, "_under_way", ()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.mesh, self.link)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from layerparallel.layerwise import load_optimizer_state_dict, optimizer_state_dict
 from layerparallel.network import Network
 from layerparallel.optim import LBFGS
 from layerparallel.propagate import Guess
@@ -124,14 +125,15 @@ class OneShot:
 
     def state_dict(self) -> dict[str, Any]:
         """Network (layer-by-layer names), optimiser, scheduler, and the states of warm starts."""
+        kept = [
+            (key, [(guess.forward, guess.adjoint) for guess in guesses])
+            for key, guesses in self._guesses.items()
+        ]
         return {
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state_dict(self.network, self.optimizer),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else {},
-            "guesses": [
-                (key, [(guess.forward, guess.adjoint) for guess in guesses])
-                for key, guesses in self._guesses.items()
-            ],
+            "guesses": {self._rank: kept},
             "correct": self._correct,
             "key": self._key,
         }
@@ -143,15 +145,21 @@ class OneShot:
         a batch without one counts as new, and its gradient is taken once more.
         """
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state_dict(self.network, self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self._guesses = {
-            key: [Guess(forward, adjoint) for forward, adjoint in kept] for key, kept in state["guesses"]
+            key: [Guess(forward, adjoint) for forward, adjoint in kept]
+            for key, kept in state["guesses"].get(self._rank, [])  # others' blocks are of no use
         }
         self.network.restore_guesses(self._guesses)
         self._latest = self._correct = state["correct"]
         self._batch, self._key = None, state["key"]
+
+    @property
+    def _rank(self) -> str:
+        """Whose states of warm starts these are."""
+        return f"{self.network.group.rank} of {self.network.group.size}"
 
     def _is_new(self, x: Tensor, y: Tensor, key: Hashable) -> bool:
         """Whether this is another batch than that of the last step."""
