@@ -149,27 +149,6 @@ def test_measured_clocks_book_computing_where_it_is_done():
         assert each.seconds == pytest.approx(each.compute + each.waiting)
 
 
-def test_a_replayed_round_takes_the_median_of_every_piece():
-    """A clock that is told what every piece took: rounds are disturbed here and there."""
-    taken = {0: [1.0, 9.0, 1.0, 50.0], 1: [2.0, 2.0, 7.0, 50.0]}  # by rank, round by round
-
-    def function(member):
-        found = []
-        for k in range(4):
-            member.restart(replay=k == 3)
-            clock = member._clock.at[member.rank]
-            clock[0] += taken[member.rank][k]
-            member.gather(None)
-            clock[0] += 0.5
-            found.append(member.statistics.seconds)
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(virtual, "Clock", Told)
-        outcome = run(2, function, FREE)
-    assert outcome.results == [[2.5, 9.5, 7.5, 2.5]] * 2
-
-
 class Told(virtual.Clock):
     """A clock of each rank that stands still unless it is moved."""
 
@@ -179,15 +158,52 @@ class Told(virtual.Clock):
         self.reading = 0.0
 
 
-def test_rounds_that_are_not_alike_are_not_replayed():
-    def function(member):
-        for k in range(2):
-            member.restart()
-            for _ in range(k):
-                member.gather(None)
-        member.restart(replay=True)
+def test_timed_work_takes_the_median_of_every_piece(monkeypatch):
+    monkeypatch.setattr(virtual, "Clock", Told)
+    taken = {0: [90.0, 1.0, 9.0, 1.0, 70.0], 1: [90.0, 2.0, 2.0, 7.0, 70.0]}  # round by round
 
-    with pytest.raises(RuntimeError, match=r"rounds of \[1, 4\] pieces cannot be replayed"):
+    def function(member):
+        clock, rounds, seen = member._clock.at[member.rank], iter(taken[member.rank]), []
+
+        def work():
+            clock[0] += next(rounds)
+            seen.append(member.gather(member.rank))
+            clock[0] += 0.5
+            return len(seen)
+
+        assert member.timed(work, rounds=3) == 5  # the first and the last with all others
+        assert seen == [[0, 1]] * 5
+        return member.statistics.seconds
+
+    outcome = run(2, function, Link(10.0, 0.0))
+    assert outcome.unread == 0
+    assert outcome.results == [2.0 + 10.0 + 0.5, 2.0 + 10.0 + 10.0 + 0.5]  # inwards, outwards
+    assert [each.messages for each in outcome.statistics] == [1, 1]
+
+
+def test_timed_work_leaves_the_values_of_the_group_and_counts_charges_once():
+    def function(member):
+        state = torch.tensor([float(member.rank)])
+
+        def work():
+            member.charge(3.0)
+            state.add_(member.total(torch.ones(1)))
+            return state.clone()
+
+        found = member.timed(work, rounds=2)
+        assert torch.equal(found, state)
+        return float(found), member.statistics.compute
+
+    assert counted(3, function).results == [(k + 4 * 3.0, 3.0) for k in range(3)]
+
+
+@pytest.mark.parametrize("more", [1, -1])
+def test_work_that_is_not_the_same_every_time_is_refused(more):
+    def function(member):
+        rounds = iter([2, 2, 2 + more, 2])
+        member.timed(lambda: [member.gather(None) for _ in range(next(rounds))], rounds=2)
+
+    with pytest.raises(RuntimeError, match="do the same in every round"):
         counted(2, function)
 
 

@@ -32,11 +32,12 @@ from layerparallel.group.lookout import Patience
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "raise": signal.SIGUSR1}
 WORDS = {
     "kill": ("ended without an exception", "has ended"),
-    "stop": ("was stopped", "sent no sign of life", "has ended"),
+    "stop": ("was stopped", "sent no sign of life", "has ended", "does not answer"),
     "raise": ("raised ValueError: this rank is out of sorts",),
 }
 """What the sentence says, of a rank that keeps the store, too."""
-PRELOAD = ["broken_training", "layerparallel.checkpoint.shards", "layerparallel.group.ranks"]
+PRELOAD = ["torch._dynamo", "layerparallel.checkpoint.shards", "layerparallel.distribution"]
+PRELOAD += ["layerparallel.group.start", "layerparallel.training.backprop"]
 STARTING = 120.0
 """Seconds that the processes have for their first step; more than they ever need."""
 

@@ -17,7 +17,7 @@ import pickle
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -190,16 +190,11 @@ class Member(Group):
         self._meet(latest)
         return self._statistics.seconds
 
-    def restart(self, replay: bool = False) -> None:
-        """Waits for all ranks to come here, and starts all clocks and counts from zero: a new round.
-
-        Args:
-            replay: in this round the clock advances by the median of what every piece of computing, from
-                one message to the next, took in the rounds before. So the time of a group does not grow
-                with its size because somewhere something is always disturbed.
+    def restart(self) -> None:
+        """Waits for all ranks to come here, and starts all clocks and counts from zero.
 
         Raises:
-            RuntimeError: a message is under way, or there are no rounds that are alike to be replayed.
+            RuntimeError: a message is under way.
         """
 
         def begin() -> None:
@@ -209,7 +204,37 @@ class Member(Group):
                 member._statistics, member._free = Statistics(), 0.0
 
         self._meet(begin)
-        self._pieces.next_round(replay)
+
+    def timed(self, work: Callable[[], Any], rounds: int = 5) -> Any:
+        """Does `work`, which exchanges the same messages every time, on a clock that starts from zero.
+
+        Threads that take turns on one core find the caches full of each other's data, and a group of
+        many is always disturbed somewhere. So every rank does the work once with all others, then
+        `rounds` times by itself, with the messages that it received, as on a core of its own; and once
+        more with all others, when the clock advances by the median of what every piece of computing,
+        from one message to the next, took by itself.
+
+        Returns:
+            What `work` returns, the last time.
+
+        Raises:
+            RuntimeError: the work is not the same every time.
+        """
+        self.restart()
+        self._pieces.record()
+        work()
+        for _ in range(rounds):
+            self._pieces.alone()
+            self._resume()
+            work()
+            self._book()
+        self._pieces.stop()
+        self.restart()
+        self._pieces.replay()
+        found = work()
+        self._book()
+        self._pieces.stop()
+        return found
 
     def _meet(self, change: Callable[[], None]) -> None:
         """Waits for all ranks; the last one to come changes something of all of them."""
@@ -230,7 +255,8 @@ class Member(Group):
     ) -> Pending:
         self._pause()
         for peer, tensor in sends:
-            self._send(peer, tensor.detach().clone(), tensor.nbytes)
+            copy = tensor if self._pieces.given is not None else tensor.detach().clone()
+            self._send(peer, copy, tensor.nbytes)
         posted = [(buffer, peer, self._post(peer)) for peer, buffer in receives]
         self._resume()
         return _Receipt(self, posted)
@@ -305,6 +331,8 @@ class Member(Group):
     def _send(self, peer: int, content: Any, size: int) -> None:
         self._refuse(peer)
         mine = self._statistics
+        if self._pieces.given is not None:
+            return
         self._free = max(mine.seconds, self._free) + self.link.seconds(size)
         mine.messages, mine.bytes = mine.messages + 1, mine.bytes + size
         self._world.send(self.rank, peer, Letter(content, self._free))
@@ -312,10 +340,14 @@ class Member(Group):
     def _post(self, peer: int) -> int:
         """The number of the message that a receive from peer gets."""
         self._refuse(peer)
-        return self._world.post(peer, self.rank)
+        return 0 if self._pieces.given is not None else self._world.post(peer, self.rank)
 
     def _receive(self, peer: int, number: int) -> Any:
+        if self._pieces.given is not None:
+            return self._pieces.receive()
         letter, mine = self._world.receive(peer, self.rank, number), self._statistics
+        if self._pieces.received is not None:
+            self._pieces.received.append(letter.content)
         late = max(0.0, letter.arrival - mine.seconds)
         mine.seconds, mine.waiting = mine.seconds + late, mine.waiting + late
         return letter.content
@@ -347,33 +379,48 @@ class Member(Group):
 
 
 class _Pieces:
-    """Seconds of every piece of computing of a rank, from one message to the next, round by round."""
+    """What a rank receives and how long it computes in between, in one round of work after the other."""
 
     def __init__(self) -> None:
+        self.received: list[Any] | None = None  # while all ranks work together, and is to be kept
+        self.given: Iterator[Any] | None = None  # while this rank works by itself
         self._rounds: list[list[float]] = []
-        self._medians: list[float] | None = None
+        self._medians: Iterator[float] | None = None
 
-    def next_round(self, replay: bool) -> None:
-        """Begins another round; the first one begins at the first call."""
-        if replay:
-            if len({len(each) for each in self._rounds}) != 1:
-                raise RuntimeError(
-                    f"rounds of {[len(each) for each in self._rounds]} pieces cannot be replayed; let "
-                    "every rank do the same in at least one round"
-                )
-            self._medians = [statistics.median(piece) for piece in zip(*self._rounds, strict=True)]
-            self._medians.reverse()
-        else:
-            self._medians = None
-            self._rounds.append([])
+    def record(self) -> None:
+        """From now on what is received is kept."""
+        self.received, self._rounds = [], []
+
+    def alone(self) -> None:
+        """From now on what is received is what was kept."""
+        assert self.received is not None
+        self.given = iter(self.received)
+        self._rounds.append([])
+
+    def replay(self) -> None:
+        """From now on pieces take their medians."""
+        if len({len(each) for each in self._rounds}) > 1:
+            counts = [len(each) for each in self._rounds]
+            raise RuntimeError(f"rounds of {counts} pieces were timed; do the same in every round")
+        self._medians = iter([statistics.median(piece) for piece in zip(*self._rounds, strict=True)])
+
+    def stop(self) -> None:
+        """From now on all is as it comes."""
+        self.received = self.given = self._medians = None
+
+    def receive(self) -> Any:
+        """The next of the kept messages."""
+        assert self.given is not None
+        try:
+            return next(self.given)
+        except StopIteration:
+            raise RuntimeError("more messages than before; do the same in every round") from None
 
     def book(self, seconds: float) -> float:
         """What the clock is to advance by for the next piece."""
-        if self._medians:
-            return self._medians.pop()
-        if self._medians is None and self._rounds:
+        if self.given is not None:
             self._rounds[-1].append(seconds)
-        return seconds
+        return seconds if self._medians is None else next(self._medians, 0.0)
 
 
 class _Receipt:

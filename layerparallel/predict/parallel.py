@@ -53,10 +53,7 @@ def gradient_on(ranks: int, task: Task, solver: Solvers, link: Link) -> Predicte
         mine.solver = solver
         lp.distribute(mine, member)
         task.gradient(mine)  # looks for dropout and the like, and finds its memory
-        for each in range(task.repeats + 1):
-            mine.zero_grad(set_to_none=True)
-            member.restart(replay=each == task.repeats)
-            task.criterion(mine(task.x), task.y).backward()
+        member.timed(lambda: task.gradient(mine), task.repeats)
         solved = [*mine.solutions, *mine.adjoint_solutions]
         return member.statistics, [s.fallback for s in solved if s.fallback]
 

@@ -17,6 +17,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+PRELOAD = [
+    "torch._dynamo",  # the first optimiser imports it
+    "layerparallel.checkpoint.shards",
+    "layerparallel.distribution",
+    "layerparallel.group.start",
+    "layerparallel.training.backprop",
+]
+"""What processes are forked with: whoever starts the first one of a test run, decides for all."""
 SECONDS = 60.0
 """That a job may take, unless it says otherwise."""
 
@@ -117,7 +125,7 @@ def launch(
 ) -> list[Rank]:
     """``function(*arguments)`` in processes that see what torchrun would tell them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["layerparallel.group.ranks", "layerparallel.group.start"])
+    context.set_forkserver_preload(PRELOAD)
     port = port or free_port()
     made = []
     for rank in range(ranks):

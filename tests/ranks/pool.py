@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from launching import SECONDS, StuckError, free_port, torchrun
+from launching import PRELOAD, SECONDS, StuckError, free_port, torchrun
 
 __all__ = ["Pool", "StuckError", "free_port", "torchrun"]
 
@@ -115,7 +115,7 @@ class Pool:
     def _start(self) -> None:
         # Forked from a process that has torch and no threads: 5 times as fast as importing it in each.
         context, port = multiprocessing.get_context("forkserver"), free_port()
-        context.set_forkserver_preload(["torch.distributed.device_mesh", "layerparallel.group.ranks"])
+        context.set_forkserver_preload(PRELOAD)
         for rank in range(PROCESSES):
             here, there = context.Pipe()
             worker = context.Process(

@@ -41,14 +41,12 @@ def on_mesh(mesh, problem: str, kind: str) -> dict[str, Tensor]:
     lp.distribute(net, mesh["layer"])
     mine = x.chunk(mesh["data"].size())[mesh["data"].get_local_rank()]
     if kind == "ddp":
-        from torch.nn.parallel import DistributedDataParallel
+        wrapped = nn.parallel.DistributedDataParallel(net, process_group=mesh["data"].get_group())
+        return trained(wrapped, net, mine)
+    from torch.distributed.fsdp import fully_shard
 
-        wrapped: nn.Module = DistributedDataParallel(net, process_group=mesh["data"].get_group())
-    else:
-        from torch.distributed.fsdp import fully_shard
-
-        wrapped = fully_shard(net, mesh=mesh["data"])
-    return trained(wrapped, net, mine)
+    fully_shard(net, mesh=mesh["data"])  # in place
+    return trained(net, net, mine)
 
 
 def alone(group: Group, problem: str) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,7 +74,7 @@ def distributions(draw: st.DrawFn, depth: int, ranks: int) -> list[list[int]] | 
         return None
     cuts = sorted(draw(st.lists(st.integers(1, depth), min_size=ranks - 1, max_size=ranks - 1)))
     ends = [0, *cuts, depth]
-    return [[b - a for a, b in zip(ends, ends[1:], strict=False)]]
+    return [[b - a for a, b in pairwise(ends)]]
 
 
 @settings(max_examples=40)

@@ -68,13 +68,13 @@ def test_a_thousand_steps_on_four_ranks_do_not_hang(tmp_path):
 
 
 def test_torchrun_starts_again_and_the_end_is_that_of_the_unbroken_run_to_the_last_bit(tmp_path):
-    ranks, steps, every = 3, 160, 20
+    ranks, steps, every = 2, 160, 20
     unbroken = train(tmp_path / "unbroken", ranks=ranks, steps=steps)
     folder = tmp_path / "broken"
     folder.mkdir()
 
     def break_it() -> None:
-        for rank, sign in ((1, signal.SIGKILL), (2, signal.SIGSTOP)):
+        for rank, sign in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
             ready = [folder / f"ready-{r}" for r in range(ranks)]
             before = set((folder / "checkpoints").glob("*/manifest.json"))
             while not (
@@ -96,7 +96,7 @@ def test_torchrun_starts_again_and_the_end_is_that_of_the_unbroken_run_to_the_la
     )
     assert done.returncode == 0, done.stdout
     assert "Rank 1 (" in done.stdout
-    assert "Rank 2 (" in done.stdout
+    assert "Rank 0 (" in done.stdout
     begins = [int(step) for step in re.findall(r"rank 0 goes on from step (\d+)", done.stdout)]
     assert len(begins) == 2
     assert all(0 < step < steps for step in begins)

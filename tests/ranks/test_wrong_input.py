@@ -81,7 +81,7 @@ def refused(group: Group, what: str) -> str:
         ("sum", "layers = [3, 2, 2] do not distribute 6 layers over 3 ranks"),
         ("first", "the first at least 1"),
         ("chains", "layers are given for 2 chains of 1; give one list for each"),
-        ("output", "output = 'first' is unknown; give \"all\" or \"last\""),
+        ("output", "output = 'first' is unknown; give"),
     ],
 )
 def test_what_cannot_be_distributed(pool, what, text):
