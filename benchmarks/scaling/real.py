@@ -1,7 +1,8 @@
 """Predictions beside real runs: one and two gloo processes of this machine.
 
 Each real run is a process of its own (`python real.py CASE ...`): wall time of a gradient, the slower
-rank's, medians. The predictions are made in the same run, with the link measured between the two.
+rank's, medians. The predictions are made in the same run, with the link that was measured between the
+two in between their gradients.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tasks import convolution, dense
 from torch.distributed.device_mesh import init_device_mesh
 
 import layerparallel as lp
-from layerparallel.group import Link
+from layerparallel.group import Group, Link
 from layerparallel.predict.baselines import OneRank
 from layerparallel.predict.parallel import gradient_on
 from layerparallel.predict.task import Task
@@ -38,11 +39,12 @@ CASES: dict[str, tuple[Any, lp.MGRIT]] = {
     "convolution 64 x 8 x 28^2, batch 16, one cycle": (lambda: convolution(64, 8, 28, 16), QUICK),
 }
 WITHIN = 0.15
+LARGE = 1 << 20
 
 
 def gradients(task: Task, repeats: int, rank: int, store: str | None, solver: lp.MGRIT) -> list[float]:
     """Seconds of gradients on one process, or of the slower of two; the first one is not counted."""
-    net, group = task.network, None
+    net, group, small, large = task.network, None, [], []
     if store is not None:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
         net.solver = solver
@@ -57,10 +59,26 @@ def gradients(task: Task, repeats: int, rank: int, store: str | None, solver: lp
         task.criterion(net(task.x), task.y).backward()
         spent = time.perf_counter() - start
         found.append(spent if group is None else max(group.gather(spent)))
-    link = net.group.link
-    if store is not None:
-        dist.destroy_process_group()
-    return [*found[1:], link.latency, link.seconds_per_byte]
+        if group is not None:
+            small += [one_way(group, 8) for _ in range(20)]
+            large += [one_way(group, LARGE) for _ in range(3)]
+    if store is None:
+        return [*found[1:], 0.0, 0.0]
+    dist.destroy_process_group()
+    latency = statistics.median(small)
+    return [*found[1:], latency, max(0.0, statistics.median(large) - latency) / LARGE]
+
+
+def one_way(group: Group, size: int) -> float:
+    """Seconds of a message, half of what it takes there and back."""
+    message, peer = torch.zeros(size, dtype=torch.uint8), 1 - group.rank
+    start = time.perf_counter()
+    if group.rank == 0:
+        group.exchange([(peer, message)], []).wait()
+    group.exchange([], [(peer, message)]).wait()
+    if group.rank == 1:
+        group.exchange([(peer, message)], []).wait()
+    return (time.perf_counter() - start) / 2
 
 
 def child(arguments: list[str]) -> None:

@@ -29,7 +29,7 @@ PRESETS = {
         Network("none", Link(0.0, 0.0), "messages cost nothing"),
         Network(
             "loopback",
-            Link(latency=56e-6, seconds_per_byte=3.5e-10),
+            Link(latency=120e-6, seconds_per_byte=3.5e-10),
             "measured: gloo between two processes of a 2-core AMD EPYC virtual machine",
         ),
         Network(
