@@ -64,7 +64,8 @@ class Group(abc.ABC):
         """Starts messages: contiguous tensors to peers, and buffers that receive from peers.
 
         Messages between two ranks arrive in the order in which they were started. What is sent must
-        stay as it is until `wait` has returned; sends that nobody waits for arrive all the same.
+        stay as it is until `wait` has returned, and may be written over then; sends that nobody waits
+        for arrive all the same.
         """
 
     @abc.abstractmethod
@@ -138,7 +139,7 @@ class Group(abc.ABC):
         Returns:
             Arrays of ``len(want[rank])`` rows; the given ones where nobody wants anything new.
         """
-        if self.alone or list(have) == list(want):
+        if list(have) == list(want):
             return tuple(arrays)
         found: list[Tensor] = list(arrays)
         for dtype in dict.fromkeys(a.dtype for a in arrays):  # those of one go in one message
