@@ -46,6 +46,7 @@ SECONDS = 0.7
 """At least, of the gradients of which the median counts."""
 LARGE = 1 << 20
 WARM = 3
+COMPUTE = 3e-3
 
 
 def gradients(task: Task, repeats: int, rank: int, store: str | None, solver: lp.MGRIT) -> list[float]:
@@ -66,8 +67,8 @@ def gradients(task: Task, repeats: int, rank: int, store: str | None, solver: lp
         spent = time.perf_counter() - start
         found.append(spent if group is None else max(group.gather(spent)))
         if group is not None:
-            small += [one_way(group, 8) for _ in range(20)]
-            large += [one_way(group, LARGE) for _ in range(3)]
+            small += [between(group, 8) for _ in range(5)]
+            large += [between(group, LARGE) for _ in range(3)]
     if store is None:
         return [*found[WARM:], 0.0, 0.0]
     dist.destroy_process_group()
@@ -75,16 +76,20 @@ def gradients(task: Task, repeats: int, rank: int, store: str | None, solver: lp
     return [*found[WARM:], latency, max(0.0, statistics.median(large) - latency) / LARGE]
 
 
-def one_way(group: Group, size: int) -> float:
-    """Seconds of a message, half of what it takes there and back."""
-    message, peer = torch.zeros(size, dtype=torch.uint8), 1 - group.rank
+def between(group: Group, size: int) -> float:
+    """Seconds of an exchange of messages behind a while in which both processes compute.
+
+    It is longer than half of a ping-pong: gloo's own threads wait until one of the computing ones has
+    used up its slice of time, milliseconds, where there are no more cores than ranks.
+    """
+    a, peer = torch.ones(64, 64), 1 - group.rank
+    mine, other = torch.zeros(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
     start = time.perf_counter()
-    if group.rank == 0:
-        group.exchange([(peer, message)], []).wait()
-    group.exchange([], [(peer, message)]).wait()
-    if group.rank == 1:
-        group.exchange([(peer, message)], []).wait()
-    return (time.perf_counter() - start) / 2
+    while time.perf_counter() - start < COMPUTE:
+        torch.tanh(a @ a)
+    start = time.perf_counter()
+    group.exchange([(peer, mine)], [(peer, other)]).wait()
+    return time.perf_counter() - start
 
 
 def child(arguments: list[str]) -> None:

@@ -52,7 +52,8 @@ def gradient_on(ranks: int, task: Task, solver: Solvers, link: Link) -> Predicte
         mine = shared(whole)
         mine.solver = solver
         lp.distribute(mine, member)
-        task.gradient(mine)  # looks for dropout and the like, and finds its memory
+        for _ in range(2):  # looks for dropout and the like, and finds its memory
+            task.gradient(mine)
         member.timed(lambda: task.gradient(mine), task.repeats)
         solved = [*mine.solutions, *mine.adjoint_solutions]
         return member.statistics, [s.fallback for s in solved if s.fallback]
