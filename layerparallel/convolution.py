@@ -113,7 +113,7 @@ class _Looped:
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tensor:
         padding, each = weight.shape[-1] // 2, weight.shape[0] // count
-        return torch.stack(
+        return _stacked(
             [
                 functional.conv2d(x[n // each], w, None if bias is None else bias[n], padding=padding)
                 for n, w in enumerate(weight)
@@ -124,12 +124,17 @@ class _Looped:
         each = weight.shape[0] // count
         found = [_backward(p[n], x[n // each], w, 1, mask) for n, w in enumerate(weight)]
         columns = zip(*found, strict=True)
-        pulled = [torch.stack(parts) if on else p for parts, on in zip(columns, mask, strict=True)]
+        pulled = [_stacked(parts) if on else p for parts, on in zip(columns, mask, strict=True)]
         pulled[0] = pulled[0].unflatten(0, (count, each)).sum(1) if each > 1 else pulled[0]
         return pulled
 
 
 GROUPED, LOOPED = _Grouped(), _Looped()
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other along a new dimension; a view where there is one."""
+    return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(list(parts))
 
 
 def _split(layout: Layout, x: Tensor, count: int, each: int) -> tuple[Tensor, int]:
@@ -243,8 +248,9 @@ class ConvolutionChain(ClosedFormChain):
         single = weight.flatten(0, 1)
         z = layout.convolve(x, single, bias.flatten(0, 1), count)
         if self.mixing is not None:
-            kept = torch.empty_like(z) if inner is None else inner
-            first = act.value(kept.copy_(z), kept) * act.gain + act.shift
+            first = act.value(z, torch.empty_like(z) if inner is None else inner)
+            if act.shift or act.gain != 1:
+                first = torch.add(first.new_tensor(act.shift), first, alpha=act.gain)
             shifts = _mixed(layout, first, count, self.mixing)
             z += layout.convolve(shifts, single, None, count * self.layers)
         value = act.value(z, z if saved is None else saved)

@@ -158,8 +158,8 @@ def test_crossover_of_the_published_setting_is_near_16_cores():
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 @pytest.mark.parametrize(("cycles", "relaxation"), [(1, 0), (2, 0), (3, 1)])
 def test_messages_of_a_two_level_solve(ranks, cycles, relaxation):
-    """Along the coarsest level once a cycle, to the next rank once a CF-relaxation, and a tree for the
-    norms: each to all ranks but one."""
+    """Along the coarsest level once a cycle, to the next rank once a CF-relaxation, each from all ranks
+    but one; and log2 P exchanges of all ranks for the norms."""
     solver = lp.MGRIT(2, 4, relaxation, forward_cycles=cycles)
     whole = network(64, width=3)
 
@@ -174,10 +174,11 @@ def test_messages_of_a_two_level_solve(ranks, cycles, relaxation):
             solver.solve(chain, chain.pack((torch.ones(5, 3),)))
 
     statistics = run(ranks, function, FREE).statistics
-    states, sums = cycles + relaxation * (cycles - 1), 2
-    assert sum(each.messages for each in statistics) == (states + sums) * (ranks - 1)
+    states = (cycles + relaxation * (cycles - 1)) * (ranks - 1)
+    sums = ranks * (ranks.bit_length() - 1)
+    assert sum(each.messages for each in statistics) == states + sums
     norms = 2 * cycles  # residuals, corrections and the scale, in float64
-    assert sum(each.bytes for each in statistics) == (states * 60 + sums * 8 * norms) * (ranks - 1)
+    assert sum(each.bytes for each in statistics) == states * 60 + sums * 8 * norms
 
 
 def test_a_gradient_in_virtual_time_is_that_of_one_process():

@@ -160,7 +160,7 @@ class Told(virtual.Clock):
 
 def test_timed_work_takes_the_median_of_every_piece(monkeypatch):
     monkeypatch.setattr(virtual, "Clock", Told)
-    taken = {0: [90.0, 1.0, 9.0, 1.0, 70.0], 1: [90.0, 2.0, 2.0, 7.0, 70.0]}  # round by round
+    taken = {0: [80.0, 90.0, 1.0, 9.0, 1.0, 70.0], 1: [80.0, 90.0, 2.0, 2.0, 7.0, 70.0]}  # of each round
 
     def function(member):
         clock, rounds, seen = member._clock.at[member.rank], iter(taken[member.rank]), []
@@ -171,8 +171,8 @@ def test_timed_work_takes_the_median_of_every_piece(monkeypatch):
             clock[0] += 0.5
             return len(seen)
 
-        assert member.timed(work, rounds=3) == 5  # the first and the last with all others
-        assert seen == [[0, 1]] * 5
+        assert member.timed(work, rounds=3) == 6  # the first two and the last with all others
+        assert seen == [[0, 1]] * 6
         return member.statistics.seconds
 
     outcome = run(2, function, Link(10.0, 0.0))
@@ -194,13 +194,13 @@ def test_timed_work_leaves_the_values_of_the_group_and_counts_charges_once():
         assert torch.equal(found, state)
         return float(found), member.statistics.compute
 
-    assert counted(3, function).results == [(k + 4 * 3.0, 3.0) for k in range(3)]
+    assert counted(3, function).results == [(k + 5 * 3.0, 3.0) for k in range(3)]
 
 
 @pytest.mark.parametrize("more", [1, -1])
 def test_work_that_is_not_the_same_every_time_is_refused(more):
     def function(member):
-        rounds = iter([2, 2, 2 + more, 2])
+        rounds = iter([2, 2, 2, 2 + more, 2])
         member.timed(lambda: [member.gather(None) for _ in range(next(rounds))], rounds=2)
 
     with pytest.raises(RuntimeError, match="do the same in every round"):
@@ -236,7 +236,7 @@ def test_collectives_give_what_they_should(ranks, source):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 8, 64])
-def test_collectives_cost_a_binomial_tree(ranks):
+def test_collectives_cost_their_messages(ranks):
     rounds = math.ceil(math.log2(ranks))
     link = Link(latency=1.0, seconds_per_byte=0.0)
 
@@ -247,7 +247,9 @@ def test_collectives_cost_a_binomial_tree(ranks):
     assert cost(lambda m: m.broadcast(torch.zeros(1), 0)) == (rounds, ranks - 1)
     assert cost(lambda m: m.tell(1, ranks - 1)) == (rounds, ranks - 1)
     inwards = int(math.log2(ranks))  # the longest path to rank 0: it receives side by side
-    assert cost(lambda m: m.total(torch.zeros(1))) == (inwards + rounds, 2 * (ranks - 1))
+    more = ranks - 2**inwards  # ranks beyond the power of 2, which hand theirs over and get the sum
+    doubling = (inwards + 2 * (more > 0), 2**inwards * inwards + 2 * more)
+    assert cost(lambda m: m.total(torch.zeros(1))) == doubling
     assert cost(lambda m: m.gather(m.rank)) == (inwards + rounds, 2 * (ranks - 1))
 
 

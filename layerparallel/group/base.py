@@ -68,9 +68,32 @@ class Group(abc.ABC):
         for arrive all the same.
         """
 
-    @abc.abstractmethod
+    @torch.no_grad()
     def total(self, value: Tensor) -> Tensor:
-        """The sum over all ranks, the same bits on each; `value` is left as it is."""
+        """The sum over all ranks, the same bits on each; `value` is left as it is.
+
+        By recursive doubling: ceil(log2 P) exchanges one after the other, two more where P is no power
+        of 2.
+        """
+        found = value.detach().clone(memory_format=torch.contiguous_format)
+        whole = 1 << (self.size.bit_length() - 1)  # as many ranks double, the rest hand theirs over
+        other, behind = torch.empty_like(found), self.rank + whole
+        if self.rank >= whole:
+            self.exchange([(self.rank - whole, found)], []).wait()
+            self.exchange([], [(self.rank - whole, found)]).wait()
+            return found
+        if behind < self.size:
+            self.exchange([], [(behind, other)]).wait()
+            found += other
+        distance = 1
+        while distance < whole:
+            peer = self.rank ^ distance
+            self.exchange([(peer, found)], [(peer, other)]).wait()
+            found += other  # a + b here, b + a there: the same bits
+            distance *= 2
+        if behind < self.size:
+            self.exchange([(behind, found)], []).wait()
+        return found
 
     @abc.abstractmethod
     def broadcast(self, value: Tensor, source: int) -> None:

@@ -135,28 +135,13 @@ class Ranks(Group):
 
     # ---- collectives ----------------------------------------------------------------------------
 
-    @torch.no_grad()
     def total(self, value: Tensor) -> Tensor:
-        if self.size == 1:
-            return value
+        if self.size == 1 or value.device.type == "cpu":
+            return super().total(value)
         value = value.detach().clone(memory_format=torch.contiguous_format)
-        if value.device.type != "cpu":
-            watch.check()
-            with watch.explaining():
-                dist.all_reduce(value, group=self.mesh.get_group())
-            return value
-        # Up a binomial tree to rank 0 and down again: of the orders of summing the one with fewest
-        # messages, which is what counts where ranks share cores.
-        other, distance = torch.empty_like(value), 1
-        while distance < self.size:
-            if self.rank & distance:
-                self.exchange([(self.rank - distance, value)], []).wait()
-                break
-            if self.rank + distance < self.size:
-                self.exchange([], [(self.rank + distance, other)]).wait()
-                value += other
-            distance *= 2
-        self._spread(value, 0)
+        watch.check()
+        with watch.explaining():
+            dist.all_reduce(value, group=self.mesh.get_group())
         return value
 
     @torch.no_grad()

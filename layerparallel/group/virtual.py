@@ -153,8 +153,9 @@ class Clock:
 class Member(Group):
     """One rank of a group in virtual time.
 
-    A collective is a binomial tree of messages, and costs what they cost: from all ranks to rank 0, and
-    from a rank to all. A message has the bytes of its tensor, or of the pickled object.
+    A collective is made of messages, and costs what they cost: a binomial tree from all ranks to rank 0
+    or from a rank to all, or sums by recursive doubling. A message has the bytes of its tensor, or of
+    the pickled object.
     """
 
     def __init__(self, rank: int, link: Link, world: World, clock: Clock, members: list[Member]):
@@ -209,10 +210,11 @@ class Member(Group):
         """Does `work`, which exchanges the same messages every time, on a clock that starts from zero.
 
         Threads that take turns on one core find the caches full of each other's data, and a group of
-        many is always disturbed somewhere. So every rank does the work once with all others, then
-        `rounds` times by itself, with the messages that it received, as on a core of its own; and once
-        more with all others, when the clock advances by the median of what every piece of computing,
-        from one message to the next, took by itself.
+        many is always disturbed somewhere. So every rank does the work twice with all others (the first
+        time, programs look at what they are given and find their memory), then `rounds` times by itself,
+        with the messages that it received, as on a core of its own; and once more with all others, when
+        the clock advances by the median of what every piece of computing, from one message to the next,
+        took by itself.
 
         Returns:
             What `work` returns, the last time.
@@ -220,6 +222,7 @@ class Member(Group):
         Raises:
             RuntimeError: the work is not the same every time.
         """
+        work()
         self.restart()
         self._pieces.record()
         work()
@@ -260,18 +263,6 @@ class Member(Group):
         posted = [(buffer, peer, self._post(peer)) for peer, buffer in receives]
         self._resume()
         return _Receipt(self, posted)
-
-    def total(self, value: Tensor) -> Tensor:
-        found = value.detach().clone(memory_format=torch.contiguous_format)
-        before, behind = self._tree(0)
-        for peer in reversed(behind):
-            part = torch.empty_like(found)
-            self.exchange([], [(peer, part)]).wait()
-            found += part
-        if before is not None:
-            self.exchange([(before, found)], [])
-        self.broadcast(found, 0)
-        return found
 
     def broadcast(self, value: Tensor, source: int) -> None:
         before, behind = self._tree(source)

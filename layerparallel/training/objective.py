@@ -17,18 +17,19 @@ class _InDepth(torch.autograd.Function):
     """``size/2 |p|^2 + slope/2 sum_n |p[n+1] - p[n]|^2`` of one stacked parameter (N, ...).
 
     By hand: autograd would fill and add two arrays for each of the overlapping slices. On a layer group
-    `p` is this rank's block, with the last row of the block before it and the first of the one behind.
+    `stacked` is this rank's block, and `wide` has the last row of the block before it and the first of
+    the one behind, too; `extra` is 1 where there is a block before it.
     """
 
     @staticmethod
-    def forward(ctx: Any, stacked: Tensor, body: Body, size: float, slope: float) -> Tensor:
-        before, behind = _neighbours(stacked, body)
-        ctx.extra = len(before)
-        wide = torch.cat([before, stacked, behind]) if len(before) + len(behind) else stacked
+    def forward(  # type: ignore[override]
+        ctx: Any, stacked: Tensor, wide: Tensor, extra: int, size: float, slope: float
+    ) -> Tensor:
+        ctx.extra = extra
         jumps = (wide[1:] - wide[:-1]).reshape(-1)
         ctx.save_for_backward(stacked, jumps)
         ctx.weights = size, slope
-        flat, own = stacked.reshape(-1), jumps[ctx.extra * stacked[:1].numel() :]
+        flat, own = stacked.reshape(-1), jumps[extra * stacked[:1].numel() :]
         return 0.5 * size * torch.dot(flat, flat) + 0.5 * slope * torch.dot(own, own)
 
     @staticmethod
@@ -42,18 +43,21 @@ class _InDepth(torch.autograd.Function):
             into, out = jumps[: rows - 1 + extra], jumps[extra:]
             gradient[rows - len(into) :].add_(into, alpha=slope)
             gradient[: len(out)].sub_(out, alpha=slope)
-        return gradient.mul_(grads[0]), None, None, None
+        return gradient.mul_(grads[0]), None, None, None, None
 
 
-def _neighbours(stacked: Tensor, body: Body) -> tuple[Tensor, Tensor]:
-    """The row before this rank's block and the one behind it; none at the ends and on one process."""
-    none = stacked[:0]
+def _widened(stacked: list[Tensor], body: Body) -> tuple[list[Tensor], int]:
+    """Parameters of one chain with a row of either neighbour's block, all in one message each way.
+
+    Also whether there is a block before this one.
+    """
+    rows = [p.detach() for p in stacked]
     if body.group.alone:
-        return none, none
+        return rows, 0
     have, end = body.blocks.ranges, body.depth
-    before = [range(max(r.start - 1, 0), r.start) if r else r for r in have]
-    behind = [range(r.stop, min(r.stop + 1, end)) if r else r for r in have]
-    return body.group.move([stacked], have, before)[0], body.group.move([stacked], have, behind)[0]
+    want = [range(max(r.start - 1, 0), min(r.stop + 1, end)) if r else r for r in have]
+    mine = body.group.rank
+    return list(body.group.move(rows, have, want)), have[mine].start - want[mine].start
 
 
 class _Total(torch.autograd.Function):
@@ -119,11 +123,12 @@ class Objective:
         for body in network.chains:
             slope = self.smoothness / body.h if self.weighted else self.smoothness / body.h**2
             counted = group.first or not body.repeated()  # all differentiate, one counts
+            stacked = [p for name, p in body.named_parameters() if slope and body.layer_name(name)[1]]
+            wide, extra = _widened(stacked, body)
+            for parameter, rows in zip(stacked, wide, strict=True):
+                terms.append(_InDepth.apply(parameter, rows, extra, self.tikhonov, slope))
             for name, parameter in body.named_parameters():
-                weight = slope if body.layer_name(name)[1] else 0.0
-                if weight:
-                    terms.append(_InDepth.apply(parameter, body, self.tikhonov, weight))
-                elif self.tikhonov:
+                if self.tikhonov and not (slope and body.layer_name(name)[1]):
                     term = 0.5 * self.tikhonov * parameter.square().sum()
                     terms.append(term if counted else term - term.detach())
         if self.closing:
