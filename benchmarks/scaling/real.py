@@ -1,9 +1,10 @@
 """Predictions beside real runs: one and two gloo processes of this machine.
 
 Each real run is processes of its own (`python real.py CASE ...`): wall time of a gradient, the slower
-rank's, the median of many. The predictions are made in the same run, with the link that was measured
-between the two in between their gradients. `capacity` is what two independent copies of the serial run
-do at the same time; where it is not near 2 the machine was not quiet, and the row is measured again.
+rank's, the median of many. The predictions take turns with them, with the link that was measured
+between the two in between their gradients; what is compared is the median of five rounds. `capacity` is
+what two independent copies of the serial run do at the same time; where it is not near 2 the machine was
+not quiet, and the row is not judged.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ CASES: dict[str, tuple[Any, lp.MGRIT]] = {
 }
 WITHIN = 0.15
 QUIET = (1.8, 2.1)
-ATTEMPTS = 5
+ROUNDS = 5
 SECONDS = 0.7
 """At least, of the gradients of which the median counts."""
 LARGE = 1 << 20
@@ -115,45 +117,63 @@ def together(case: str, repeats: int, processes: int, apart: bool = False) -> li
         return json.loads(Path(f"{folder}/found.json").read_text())
 
 
-def row(case: str, repeats: int) -> dict[str, Any]:
-    """One case: real and predicted, on one process and on two."""
+@dataclass(frozen=True)
+class Round:
+    """Seconds of a gradient, on one process and on two, real and predicted, one after the other."""
+
+    one: float
+    copies: float
+    two: float
+    one_predicted: float
+    two_predicted: float
+    link: Link
+
+
+def measured(case: str, repeats: int) -> Round:
+    """One round of a case."""
     make, solver = CASES[case]
     task = dataclasses.replace(make(), repeats=repeats)
     *alone, _, _ = together(case, repeats, 1)
     *copies, _, _ = together(case, repeats, 2, apart=True)
     *real, latency, rate = together(case, repeats, 2)
-    one, two = statistics.median(alone), statistics.median(real)
-    predicted = gradient_on(2, task, solver, Link(latency, rate))
-    single = OneRank(task)().total
+    link = Link(latency, rate)
+    predicted = gradient_on(2, task, solver, link).seconds
+    one, both, two = (statistics.median(times) for times in (alone, copies, real))
+    return Round(one, both, two, OneRank(task)().total, predicted, link)
+
+
+def row(case: str, repeats: int) -> dict[str, Any]:
+    """Medians of `ROUNDS` rounds: the speed of a shared machine changes from one second to the next."""
+    found = [measured(case, repeats) for _ in range(ROUNDS)]
+
+    def median(value: Callable[[Round], float]) -> float:
+        return statistics.median(map(value, found))
+
+    capacity = median(lambda r: 2 * r.one / r.copies)
     return {
         "case": case,
         "threads": 1,
         "baseline": "real",
-        "baseline_ms": 1e3 * two,
-        "ours_ms": 1e3 * predicted.seconds,
-        "ratio": two / predicted.seconds,
+        "baseline_ms": 1e3 * median(lambda r: r.two),
+        "ours_ms": 1e3 * median(lambda r: r.two_predicted),
+        "ratio": median(lambda r: r.two / r.two_predicted),
         "relative_error": None,
         "cosine": None,
-        "deviation": predicted.seconds / two - 1,
-        "one_ms": 1e3 * one,
-        "one_predicted_ms": 1e3 * single,
-        "one_deviation": single / one - 1,
-        "link": {"latency": latency, "seconds_per_byte": rate},
-        "capacity": 2 * one / statistics.median(copies),
+        "deviation": median(lambda r: r.two_predicted / r.two - 1),
+        "deviations": [r.two_predicted / r.two - 1 for r in found],
+        "one_ms": 1e3 * median(lambda r: r.one),
+        "one_predicted_ms": 1e3 * median(lambda r: r.one_predicted),
+        "one_deviation": median(lambda r: r.one_predicted / r.one - 1),
+        "latency": median(lambda r: r.link.latency),
+        "seconds_per_byte": median(lambda r: r.link.seconds_per_byte),
+        "capacity": capacity,
+        "judged": QUIET[0] <= capacity <= QUIET[1],
         "within": WITHIN,
     }
 
 
 def rows(repeats: int) -> list[dict[str, Any]]:
-    found = []
-    for case in CASES:
-        for _ in range(ATTEMPTS):
-            each = row(case, repeats)
-            each["judged"] = QUIET[0] <= each["capacity"] <= QUIET[1]
-            if each["judged"]:
-                break
-        found.append(each)
-    return found
+    return [row(case, repeats) for case in CASES]
 
 
 def show(found: list[dict[str, Any]], say: Callable[[str], None]) -> None:
