@@ -217,7 +217,7 @@ def _fitting(guess: State | None, solver: Serial | MGRIT, chain: Chain, u0: Stat
         return None
     place = Placement.of(chain)
     blocks = place.blocks.coarsened(solver.factors(place.depth)[0])
-    points = len(blocks.points()[place.group.rank])
+    points = len(blocks.points[place.group.rank])
     fits = all(
         g.shape == (points, *u.shape[1:]) and g.dtype == u.dtype and g.device == u.device
         for g, u in zip(guess, u0, strict=True)

@@ -34,8 +34,8 @@ def test_aligned_blocks_cut_no_interval(given_blocks, length):
 
 @given(blocks())
 def test_every_state_is_owned_once(given_blocks):
-    assert covered(given_blocks.owned()) == list(range(given_blocks.steps + 1))
-    for points, owned in zip(given_blocks.points(), given_blocks.owned(), strict=True):
+    assert covered(given_blocks.owned) == list(range(given_blocks.steps + 1))
+    for points, owned in zip(given_blocks.points, given_blocks.owned, strict=True):
         assert set(owned) <= set(points)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -162,14 +163,15 @@ class Group(abc.ABC):
         Returns:
             Arrays of ``len(want[rank])`` rows; the given ones where nobody wants anything new.
         """
-        if list(have) == list(want):
+        have, want = tuple(have), tuple(want)
+        if have == want:
             return tuple(arrays)
+        plan = _planned(have, want, self.rank)
         found: list[Tensor] = list(arrays)
         for dtype in dict.fromkeys(a.dtype for a in arrays):  # those of one go in one message
             places = [k for k, a in enumerate(arrays) if a.dtype == dtype]
-            to_all = all(w == want[0] for w in want) and self.size > 2
-            moving = _spread if to_all else _moved
-            moved = moving(self, [arrays[k] for k in places], have, want)
+            moving = _spread if plan.to_all else _moved
+            moved = moving(self, [arrays[k] for k in places], plan)
             for k, array in zip(places, moved, strict=True):
                 found[k] = array
         return tuple(found)
@@ -179,30 +181,58 @@ class Group(abc.ABC):
         return self
 
 
-def _moved(
-    group: Group, arrays: Sequence[Tensor], have: Sequence[range], want: Sequence[range]
-) -> list[Tensor]:
+@dataclass(frozen=True)
+class _Plan:
+    """Which rows this rank has and wants, and which of them go to whom and come from whom."""
+
+    have: range
+    want: range
+    leaving: tuple[tuple[int, range], ...]
+    coming: tuple[tuple[int, range], ...]
+    parts: tuple[range, ...]  # of what all want, those of every rank
+    to_all: bool  # all ranks, more than two, want the same
+
+
+@lru_cache(256)
+def _parts(have: tuple[range, ...], wanted: range) -> tuple[range, ...]:
+    """Of the rows that are wanted, those of every rank."""
+    return tuple(overlap(h, wanted) for h in have)
+
+
+@lru_cache(1 << 14)
+def _planned(have: tuple[range, ...], want: tuple[range, ...], rank: int) -> _Plan:
+    """Made once: with many ranks it takes longer than a step."""
+    mine, wanted = have[rank], want[rank]
+    leaving = ((peer, overlap(mine, w)) for peer, w in enumerate(want) if peer != rank)
+    to_all = all(w == want[0] for w in want) and len(want) > 2
+    parts = _parts(have, wanted) if to_all else ()
+    coming = ((peer, overlap(h, wanted)) for peer, h in enumerate(have))
+    return _Plan(
+        mine,
+        wanted,
+        tuple((peer, rows) for peer, rows in leaving if rows),
+        tuple((peer, rows) for peer, rows in coming if rows),
+        parts,
+        to_all,
+    )
+
+
+def _moved(group: Group, arrays: Sequence[Tensor], plan: _Plan) -> list[Tensor]:
     """`Group.move` of arrays of one dtype."""
-    mine, wanted = have[group.rank], want[group.rank]
+    mine, wanted = plan.have, plan.want
     shapes = [a.shape[1:] for a in arrays]
     row = sum(shape.numel() for shape in shapes)
-    sends, receives = [], []
-    for peer in range(group.size):
-        if peer == group.rank:
-            continue
-        if leaving := overlap(mine, want[peer]):
-            rows = slice(leaving.start - mine.start, leaving.stop - mine.start)
-            sends.append((peer, torch.cat([a[rows].flatten() for a in arrays])))
-        if coming := overlap(have[peer], wanted):
-            receives.append((peer, arrays[0].new_empty(len(coming) * row)))
-    pending = group.exchange(sends, receives)
+    sends = []
+    for peer, leaving in plan.leaving:
+        rows = slice(leaving.start - mine.start, leaving.stop - mine.start)
+        sends.append((peer, torch.cat([a[rows].flatten() for a in arrays])))
+    buffers = {
+        peer: arrays[0].new_empty(len(here) * row) for peer, here in plan.coming if peer != group.rank
+    }
+    pending = group.exchange(sends, list(buffers.items()))
     found = [a.new_zeros((len(wanted), *a.shape[1:])) for a in arrays]
     pending.wait()
-    buffers = dict(receives)
-    for peer in range(group.size):  # in order of the ranks, so that sums are the same everywhere
-        here = overlap(have[peer], wanted)
-        if not here:
-            continue
+    for peer, here in plan.coming:  # in order of the ranks, so that sums are the same everywhere
         to = slice(here.start - wanted.start, here.stop - wanted.start)
         if peer == group.rank:
             parts = [a[here.start - mine.start : here.stop - mine.start] for a in arrays]
@@ -214,18 +244,15 @@ def _moved(
     return found
 
 
-def _spread(
-    group: Group, arrays: Sequence[Tensor], have: Sequence[range], want: Sequence[range]
-) -> list[Tensor]:
+def _spread(group: Group, arrays: Sequence[Tensor], plan: _Plan) -> list[Tensor]:
     """`Group.move` where all ranks want the same: in ceil(log2 P) messages of growing size.
 
     After round k a rank knows the rows of the 2^k ranks from its own on (Bruck et al. 1997).
     """
-    rank, size, wanted = group.rank, group.size, want[group.rank]
+    rank, size, wanted, parts = group.rank, group.size, plan.want, plan.parts
     shapes = [a.shape[1:] for a in arrays]
     row = sum(shape.numel() for shape in shapes)
-    parts = [overlap(h, wanted) for h in have]
-    mine = slice(parts[rank].start - have[rank].start, parts[rank].stop - have[rank].start)
+    mine = slice(parts[rank].start - plan.have.start, parts[rank].stop - plan.have.start)
     known = [torch.cat([a[mine].flatten() for a in arrays])]
     while len(known) < size:
         distance = len(known)
@@ -236,9 +263,7 @@ def _spread(
         group.exchange([(target, torch.cat(known[:count]))], [(source, coming)]).wait()
         known += coming.split(sizes)
     found = [a.new_zeros((len(wanted), *a.shape[1:])) for a in arrays]
-    for peer, here in enumerate(parts):
-        if not here:
-            continue
+    for peer, here in plan.coming:
         to = slice(here.start - wanted.start, here.stop - wanted.start)
         pieces = known[(peer - rank) % size].split([len(here) * shape.numel() for shape in shapes])
         for target, piece, shape in zip(found, pieces, shapes, strict=True):

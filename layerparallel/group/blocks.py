@@ -43,6 +43,18 @@ class Blocks:
         """Whether every rank has the whole level."""
         return len(self.ranges) > 1 and all(len(r) == self.steps for r in self.ranges)
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.ranges)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _derived(self) -> dict[tuple[str, int], Blocks]:
+        """Made once: with many ranks it takes longer than a step."""
+        return {}
+
     def aligned(self, length: int) -> Blocks:
         """The blocks moved so that no interval of `length` steps is cut.
 
@@ -50,22 +62,30 @@ class Blocks:
         """
         if self.repeated or length == 1:
             return self
-        whole = self.steps // length * length
-        begins = [-(-r.start // length) * length for r in self.ranges[1:]]
-        return self.of_ends([0, *[b if b < whole else self.steps for b in begins], self.steps])
+        key = "aligned", length
+        if key not in self._derived:
+            whole = self.steps // length * length
+            begins = [-(-r.start // length) * length for r in self.ranges[1:]]
+            ends = [0, *[b if b < whole else self.steps for b in begins], self.steps]
+            self._derived[key] = self.of_ends(ends)
+        return self._derived[key]
 
     def coarsened(self, factor: int) -> Blocks:
         """Those of the next level, of blocks that cut no interval of `factor` steps."""
-        count = self.steps // factor
-        starts = [min(-(-r.start // factor), count) for r in self.ranges]
-        return Blocks(
-            tuple(range(a, r.stop // factor) for a, r in zip(starts, self.ranges, strict=True))
-        )
+        key = "coarsened", factor
+        if key not in self._derived:
+            count = self.steps // factor
+            starts = [min(-(-r.start // factor), count) for r in self.ranges]
+            ranges = (range(a, r.stop // factor) for a, r in zip(starts, self.ranges, strict=True))
+            self._derived[key] = Blocks(tuple(ranges))
+        return self._derived[key]
 
+    @cached_property
     def points(self) -> tuple[range, ...]:
         """The states that every rank has: those of its steps, and the one behind; none without steps."""
         return tuple(range(r.start, r.stop + 1) if r else range(r.start, r.start) for r in self.ranges)
 
+    @cached_property
     def owned(self) -> tuple[range, ...]:
         """Every state 0..N on just one rank: where its step begins, the last where its step ends."""
         if self.repeated:

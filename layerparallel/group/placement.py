@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,8 +72,7 @@ class Placement:
             return tuple(operator.select(p, span, self.depth) for p in rows)
         samples = operator.groups(span)
         width, count = span // samples, self.depth * samples
-        have = [self._touched(r, width, count, operator.kind == "inject") for r in self.finest.ranges]
-        want = [range(r.start * samples, r.stop * samples) for r in self.blocks.ranges]
+        have, want = _groups(self.finest, self.blocks, width, samples, count, operator.kind == "inject")
         here, mine = self.finest.ranges[self.group.rank], have[self.group.rank]
         shares = []
         for p in rows:
@@ -89,11 +89,20 @@ class Placement:
         moved = self.group.move(shares, have, want) if shares else ()
         return tuple(p.reshape(len(p) // samples, samples, *p.shape[1:]) for p in moved)
 
-    @staticmethod
-    def _touched(here: range, width: int, count: int, firsts: bool) -> range:
-        """The groups of `width` layers that have a layer here, or their first one."""
-        start = min(-(-here.start // width) if firsts else here.start // width, count)
-        return range(start, max(start, min(-(-here.stop // width), count)) if here else start)
+
+@lru_cache(256)
+def _groups(
+    finest: Blocks, blocks: Blocks, width: int, samples: int, count: int, firsts: bool
+) -> tuple[tuple[range, ...], tuple[range, ...]]:
+    """Of `count` groups of `width` layers: which every rank has layers of, and which it wants."""
+    have = tuple(_touched(r, width, count, firsts) for r in finest.ranges)
+    return have, tuple(range(r.start * samples, r.stop * samples) for r in blocks.ranges)
+
+
+def _touched(here: range, width: int, count: int, firsts: bool) -> range:
+    """The groups of `width` layers that have a layer here, or their first one."""
+    start = min(-(-here.start // width) if firsts else here.start // width, count)
+    return range(start, max(start, min(-(-here.stop // width), count)) if here else start)
 
 
 def move_points(group: Group, points: State, source: Blocks, target: Blocks) -> State:
@@ -101,10 +110,10 @@ def move_points(group: Group, points: State, source: Blocks, target: Blocks) -> 
     if source == target:
         return points
     if source.repeated:
-        here = target.points()[group.rank]
+        here = target.points[group.rank]
         return tuple(p[here.start : here.stop] for p in points)
-    own = len(source.owned()[group.rank])
-    return group.move([p[:own] for p in points], source.owned(), target.points())
+    own = len(source.owned[group.rank])
+    return group.move([p[:own] for p in points], source.owned, target.points)
 
 
 def move_arrivals(group: Group, arrived: State, source: Blocks, target: Blocks) -> State:

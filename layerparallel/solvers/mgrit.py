@@ -232,13 +232,13 @@ class _Solve:
             left = steps - count * m
             self.rest.append(Intervals(count * m, 1, left) if left else None)
         self.points = [
-            tuple(u.new_zeros((len(blocks.points()[self.group.rank]), *u.shape[1:])) for u in u0)
+            tuple(u.new_zeros((len(blocks.points[self.group.rank]), *u.shape[1:])) for u in u0)
             for blocks in self.natural[1:]
         ]
         self.states: list[State] = [(), *self.points]
         for level, place in enumerate(self.places):
             if level and place.blocks != self.natural[level]:
-                count = len(place.blocks.points()[self.group.rank])
+                count = len(place.blocks.points[self.group.rank])
                 self.states[level] = tuple(u.new_zeros((count, *u.shape[1:])) for u in u0)
         self.rhs: list[State | None] = [None] * len(self.chains)
         self.evaluations = [0] * len(self.chains)
@@ -472,7 +472,7 @@ class _Solve:
         """Of this rank's C-points those that no other rank counts."""
         if self.group.alone:
             return points
-        count = len(self.natural[1].owned()[self.group.rank])
+        count = len(self.natural[1].owned[self.group.rank])
         return tuple(p[:count] for p in points)
 
     def sizes(self, *local: Tensor) -> list[Tensor]:
