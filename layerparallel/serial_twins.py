@@ -26,7 +26,7 @@ class SerialBody(nn.ModuleList):
                 u = torch.add(u, layer(u), alpha=self.h)
             return u
         for n, layer in enumerate(self):
-            u = _serial_step(layer, u, n, self.h, self.integrator)
+            u = serial_step(layer, u, n, self.h, self.integrator)
         return u
 
 
@@ -40,7 +40,7 @@ class SerialTied(nn.Module):
     def forward(self, u: Tensor | State, *inputs: Tensor) -> Tensor | State:
         for n in range(self.depth):
             here = [x[n] for x in inputs]
-            u = _serial_step(self.layer, u, n, self.h, self.integrator, *here)
+            u = serial_step(self.layer, u, n, self.h, self.integrator, *here)
         return u
 
 
@@ -59,7 +59,7 @@ class SerialFunction(nn.Module):
         return u
 
 
-def _serial_step(
+def serial_step(
     layer: nn.Module, u: Tensor | State, n: int, h: float, integrator: str, *inputs: Tensor
 ) -> Tensor | State:
     state = as_state(u, "the state")

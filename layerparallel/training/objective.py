@@ -1,6 +1,6 @@
 """The objective of training as optimal control: a loss and three regularisation terms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class _InDepth(torch.autograd.Function):
         return gradient.mul_(grads[0]), None, None, None, None
 
 
-def _widened(stacked: list[Tensor], body: Body) -> tuple[list[Tensor], int]:
+def _widened(stacked: Sequence[Tensor], body: Body) -> tuple[list[Tensor], int]:
     """Parameters of one chain with a row of either neighbour's block, all in one message each way.
 
     Also whether there is a block before this one.
