@@ -62,6 +62,7 @@ class SerialFunction(nn.Module):
 def serial_step(
     layer: nn.Module, u: Tensor | State, n: int, h: float, integrator: str, *inputs: Tensor
 ) -> Tensor | State:
+    """One step from the state u, of layer n; `inputs` are those of this step."""
     state = as_state(u, "the state")
     t = torch.tensor(n * h, dtype=state[0].dtype, device=state[0].device)
     timed = takes_time(layer)

@@ -28,7 +28,9 @@ class Method(Protocol):
     """A way of training a network.
 
     One with an attribute ``wants_batch = True`` gets ``batch=`` from the trainer, too: a
-    `layerparallel.data.Batch`, which says which samples these are and how they were augmented.
+    `layerparallel.data.Batch`, which says which samples these are and how they were augmented. One
+    with ``begin_epoch(epoch)`` hears of every epoch, also of one that is gone on with, before its first
+    batch; what ``epoch_line()`` returns then stands in the record of the epoch.
     """
 
     @property

@@ -1,0 +1,178 @@
+"""One parallel step: every stage forward and back from its auxiliary variables, then their exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from layerparallel.data.augment import Drawn
+from layerparallel.training.auxiliary.filters import Filter
+from layerparallel.training.auxiliary.generators import Generators
+from layerparallel.training.auxiliary.propagation import Forms
+from layerparallel.training.auxiliary.ranks import Neighbours
+from layerparallel.training.auxiliary.settings import Auxiliary
+from layerparallel.training.auxiliary.store import Rows, Store
+from layerparallel.training.auxiliary.updates import Interface, violation
+from layerparallel.training.base import StepRecord, count_correct
+
+if TYPE_CHECKING:
+    from layerparallel.staged import Staged
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a step has of one interface: Λ and κ, and the λ and Jκ that they stand for."""
+
+    state: Tensor
+    multiplier: Tensor | None
+    full: Tensor
+    pushed: Tensor | None
+
+
+class Parallel:
+    """Gradients of all stages at once, and the updates of Λ and κ; see `updates` for the equations.
+
+    Args:
+        network: in stages; this process has some of them, and keeps the interfaces they start from.
+        criterion: of the last stage's output.
+        store: of this process's interfaces.
+        filters: of all interfaces, fitted.
+        forms: of the states there.
+        generators: make Λ, in place of the store.
+    """
+
+    def __init__(
+        self,
+        network: Staged,
+        criterion: Callable[[Any, Tensor], Tensor],
+        store: Store,
+        filters: dict[int, Filter],
+        forms: Forms,
+        generators: Generators | None = None,
+    ) -> None:
+        self.network, self.criterion, self.store, self.filters = network, criterion, store, filters
+        self.generators = generators
+        self.shapes, dtype = forms
+        self.interfaces: dict[int, Interface] = {}
+        self.state_rates: dict[int, float] = {}
+        self.multiplier_rate = 0.0
+        self.violations: dict[int, Tensor | float] = {}
+        """Sums over the samples seen, of the interfaces at which this process's stages end."""
+        self.seen = 0
+        next_one = network.mine.stop
+        following = filters[next_one].forms(self.shapes[next_one], dtype) if next_one in filters else ()
+        self._neighbours = Neighbours(network.group, following * (2 if store.multipliers else 1))
+
+    def set_rates(self, settings: Auxiliary, epoch: int) -> None:
+        """Weights and learning rates of an epoch."""
+        self.multiplier_rate = settings.multiplier_rate_in(epoch)
+        for k, shape in self.shapes.items():
+            weight = settings.weight(torch.Size(shape).numel())
+            self.interfaces[k] = Interface(self.filters[k], settings.beta_in(epoch), weight)
+            norm = self.filters[k].norm(shape)
+            self.state_rates[k] = settings.state_rate_in(epoch, weight, norm)
+
+    def step(self, x: Tensor, y: Tensor, index: Tensor, drawn: Drawn | None) -> StepRecord:
+        """Adds to the parameters' gradients, and updates Λ and κ, by one mini batch.
+
+        Args:
+            x: inputs `(b, ...)`, augmented if anything was drawn.
+            index: int64 `(b,)`, places of the samples in the training set.
+            drawn: their crops and flips, which λ and Jκ get, too.
+        """
+        network, mine = self.network, self.network.mine
+        rows = {k: self._rows(k, x, index) for k in mine if k > 0}
+        self._neighbours.lend(rows.get(mine.start, ()), len(x), x.device)
+        held = {k: self._hold(k, each, drawn) for k, each in rows.items()}
+        starts = {k: each.full.detach().requires_grad_() for k, each in held.items()}
+        pulled: dict[int, Tensor] = {}
+        record = None
+        for k in mine:
+            end, gradient = network.stage(k)(starts.get(k, x)), None
+            if k == network.count - 1:
+                correct, end = count_correct(end, y), self.criterion(end, y)
+                record = StepRecord(loss=end.detach(), correct=correct)
+            else:
+                if k + 1 not in held:
+                    held[k + 1] = self._hold(k + 1, self._neighbours.borrowed(), drawn)
+                gradient, pulled[k + 1] = self._meet(k + 1, held[k + 1], end.detach())
+            own = held[k].state if k in rows else None
+            self._neighbours.answer(pulled.get(k + 1), own)
+            end.backward(gradient)
+        self.seen += len(x)
+        for k in rows:
+            if k not in pulled:
+                pulled[k] = self._neighbours.answered()
+            self._update(k, index, held[k], pulled[k], starts[k], drawn)
+        return self._told(record, x.device)
+
+    def mean_violations(self) -> list[float]:
+        """Of all interfaces, over the samples seen; every rank calls this."""
+        found = [float(self.violations.get(k, 0.0)) / max(self.seen, 1) for k in self.shapes]
+        device = next(self.network.parameters()).device
+        found = torch.tensor(found, dtype=torch.float64, device=device)
+        return self.network.group.total(found).tolist()
+
+    def _rows(self, k: int, x: Tensor, index: Tensor) -> Rows:
+        if self.generators is not None:
+            return self.generators.rows(k, x)
+        return self.store.rows(k, index, x.device)
+
+    @torch.no_grad()
+    def _hold(self, k: int, rows: Rows, drawn: Drawn | None) -> Held:
+        """An interface's rows, opened, and moved as the samples were."""
+        filter = self.filters[k]
+        state, multiplier = self.store.opened(filter, rows)
+        full = filter.up(state)
+        pushed = None if multiplier is None else filter.push(multiplier, state)
+        if drawn is not None:
+            full = drawn.apply(full)
+            pushed = None if pushed is None else drawn.apply(pushed)
+        return Held(state, multiplier, full, pushed)
+
+    @torch.no_grad()
+    def _meet(self, k: int, held: Held, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Where stage k-1 has ended with x: the gradient that it goes back with, and p for stage k."""
+        interface, difference = self.interfaces[k], held.full - x
+        found = violation(difference, x).double() * len(x)
+        self.violations[k] = self.violations.get(k, 0.0) + found
+        pulled = interface.filter.transpose(difference, held.state)
+        return interface.output_gradient(difference, held.pushed), pulled
+
+    @torch.no_grad()
+    def _update(
+        self, k: int, index: Tensor, held: Held, pulled: Tensor, start: Tensor, drawn: Drawn | None
+    ) -> None:
+        """Λ and κ of interface k after the step; of samples that were moved they stay."""
+        assert start.grad is not None
+        interface, adjoint = self.interfaces[k], start.grad * len(start)
+        gradient = interface.state_gradient(held.state, pulled, adjoint, held.pushed)
+        if self.generators is not None:
+            self.generators.descend(k, gradient)
+            return
+        after = interface.state_step(held.state, gradient, self.state_rates[k])
+        multiplier = held.multiplier
+        if multiplier is not None:
+            rate = self.multiplier_rate
+            multiplier = interface.multiplier_step(multiplier, held.state, after, pulled, rate)
+        if drawn is not None:
+            as_is = ((drawn.down == 0) & (drawn.right == 0) & ~drawn.flipped).to(index.device)
+            index, after = index[as_is], after[as_is.to(after.device)]
+            multiplier = None if multiplier is None else multiplier[as_is.to(after.device)]
+        self.store.put(k, index, after, multiplier)
+
+    def _told(self, record: StepRecord | None, device: torch.device) -> StepRecord:
+        """The record of the last stage, on all ranks."""
+        group = self.network.group
+        if group.alone:
+            assert record is not None
+            return record
+        found = torch.zeros(2, dtype=torch.float64, device=device)
+        if record is not None:
+            found = torch.stack([record.loss.double(), record.correct.double()])
+        group.broadcast(found, group.size - 1)
+        return StepRecord(loss=found[0], correct=found[1].long())
