@@ -189,12 +189,52 @@ def exact_after(solver: MGRIT, steps: int) -> int:
     return -(-(steps // m) // (solver.relaxations(0) + 1))
 
 
+def auxiliary_speedup(
+    stages: int,
+    propagation: float,
+    loading: float = 0.0,
+    coupling: float = 0.0,
+    *,
+    heaviest: float | None = None,
+) -> float:
+    """Serial time of an epoch over that of K stages trained at once: eq. (9) of Sun et al. (2021).
+
+    ``1 / (s t / t_s + c / t_s)`` with ``t_s = t + d``. In the parallel epoch loading goes on beside the
+    stages. All times are in one unit, of an epoch or of a mini batch.
+
+    Args:
+        stages: K, a worker for each.
+        propagation: t, forward and backward pass through the whole network (t_f + t_b).
+        loading: d, data loading (t_d).
+        coupling: c, what only the parallel epoch does, on the slowest worker: losses of the interfaces,
+            and fetching, exchanging and updating auxiliary variables and multipliers
+            (t_psi + t_lambda + t_kappa).
+        heaviest: s, the share of the propagation in the heaviest stage; 1/K, as published, if None.
+    """
+    share = 1 / stages if heaviest is None else heaviest
+    return (propagation + loading) / (share * propagation + coupling)
+
+
+def hybrid_speedup(parallel: float, ratio: float) -> float:
+    """Serial time over that of m parallel and n serial epochs: eq. (11) of Sun et al. (2021).
+
+    ``(1 + g) / (1/rho + g)``; below ``1 + 1/g``, whatever the parallel epochs gain.
+
+    Args:
+        parallel: rho, serial time of an epoch over that of a parallel one.
+        ratio: g = n/m, serial epochs for every parallel one.
+    """
+    return (1 + ratio) / (1 / parallel + ratio)
+
+
 __all__ = [
     "Event",
     "Role",
+    "auxiliary_speedup",
     "counted",
     "critical_path",
     "exact_after",
+    "hybrid_speedup",
     "modelled_speedup",
     "parareal_speedup",
     "schedule",

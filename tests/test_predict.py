@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import layerparallel as lp
-from layerparallel import cost
+from layerparallel import cost, recipes
 from layerparallel.cli import main
 from layerparallel.errors import InputError
 from layerparallel.group import Link
@@ -31,7 +31,7 @@ from layerparallel.predict.counted import CountedDense
 from layerparallel.predict.estimate import Estimator, work
 from layerparallel.predict.parallel import gradient_on, shared
 from layerparallel.predict.search import Search, candidates, splits
-from layerparallel.predict.task import Task
+from layerparallel.predict.task import Task, from_recipe
 
 FREE = Link(0.0, 0.0)
 
@@ -468,3 +468,8 @@ def test_wrong_input_is_one_sentence(arguments, said, capsys):
     errors = capsys.readouterr().err
     assert said in errors
     assert errors.count("\n") == 1
+
+
+def test_a_recipe_that_trains_by_stages_is_refused():
+    with pytest.raises(InputError, match="trains by stages"):
+        from_recipe(recipes.get("cifar10")())

@@ -220,7 +220,14 @@ def test_the_whole_recipes_are_as_deep_and_wide_as_promised():
     assert (IndianPines().depth, IndianPines().width) == (512, 220)
     assert 32 <= Mnist().depth <= 128
     assert 4 <= Mnist().channels <= 8
-    assert recipes.names() == ["indian-pines", "level-sets", "mnist"]
+    assert recipes.names() == [
+        "cifar10",
+        "cifar100",
+        "indian-pines",
+        "level-sets",
+        "mnist",
+        "mnist-stages",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,14 @@ def from_recipe(options: Any) -> Task:
     """The gradient of a recipe's network on one of its batches, at its initial weights.
 
     Raises:
-        InputError: an option is out of its bounds, or the data cannot be had.
+        InputError: an option is out of its bounds, the data cannot be had, or the recipe trains stages
+            and not layers in parallel.
     """
+    if not hasattr(options, "solver"):
+        raise InputError(
+            f"The recipe {options.name!r} trains by stages, without a solver whose scaling could be "
+            "predicted: name one of layers, such as level-sets or mnist."
+        )
     try:
         plain = replace(options, solver="serial", adaptive=False, device="cpu")
         plain.check()

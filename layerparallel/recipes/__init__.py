@@ -17,9 +17,12 @@ from layerparallel.errors import UnknownNameError
 from layerparallel.trainer import Run
 
 _WHERE = {
+    "cifar10": ("layerparallel.recipes.cifar", "Cifar10"),
+    "cifar100": ("layerparallel.recipes.cifar", "Cifar100"),
     "indian-pines": ("layerparallel.recipes.indian_pines", "IndianPines"),
     "level-sets": ("layerparallel.recipes.level_sets", "LevelSets"),
     "mnist": ("layerparallel.recipes.mnist", "Mnist"),
+    "mnist-stages": ("layerparallel.recipes.mnist_stages", "MnistStages"),
 }
 
 
