@@ -252,8 +252,8 @@ class Training:
                     f"The loss became {sums.mean_loss()} in epoch {done}: lower the learning rate."
                 )
             line = sums.line(number, done, self.seconds, last)
-            if hasattr(method, "epoch_line"):
-                line |= method.epoch_line()
+            if (said := getattr(method, "epoch_line", None)) is not None:
+                line |= said()
             if done % run.evaluate_every == 0 or done == phase.epochs:
                 line |= self._evaluated(method.network)
             self._tell_decisions(method, number, done)
@@ -269,8 +269,8 @@ class Training:
         batches = self._batches()
         found, paused = None, 0.0
         before, began = sums.seconds, time.perf_counter()
-        if hasattr(method, "begin_epoch"):
-            method.begin_epoch(at.epoch)
+        if (begin := getattr(method, "begin_epoch", None)) is not None:
+            begin(at.epoch)
         fallbacks = sums.fallbacks - _fallbacks(method)
         with Stopwatch(method, sums.split) as watch:
             for step in range(at.step, len(batches)):
