@@ -13,7 +13,8 @@ def test_the_pages_program_runs_by_torchrun(tmp_path: Path):
     code = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
     assert "lp.distribute" in code
     script = tmp_path / "script.py"
-    telling = "    print(net.group.rank, loss.item())\n    stop()\n"
+    line = 'f"{net.group.rank} {loss.item()}\\n"'  # in one piece: the ranks share one output
+    telling = f"    print({line}, end='')\n    stop()\n"
     script.write_text(code.replace("    stop()\n", telling))
     done = pools.torchrun(2, script)
     assert done.returncode == 0, done.stdout
