@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # A C library gives freed memory back to the system, and every page of it is faulted in again: for
-# states of some MiB that took half of a backward pass. glibc learns from the largest block that was
+# states of 3 MiB that took a third of a backward pass. glibc learns from the largest block that was
 # freed, up to 32 MiB, to keep as much; elsewhere this does nothing.
 torch.empty((32 << 20) - (8 << 10), dtype=torch.uint8)
 
