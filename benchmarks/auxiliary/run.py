@@ -2,8 +2,7 @@
 
     layerparallel bench auxiliary [--json] [--quick] [--depth 20] [--batch 128] [--filter pool:2]
 
-ResNet for CIFAR-10 on random images, K = 2, one thread a process, cut where both stages were measured
-to take about the same time. Rows: the penalty method and the augmented Lagrangian with downsampled
+ResNet for CIFAR-10 on random images, K = 2, one thread a process, cut where the recipe cuts it. Rows: the penalty method and the augmented Lagrangian with downsampled
 auxiliary variables (DS-P, DS-AL) and with whole ones (Penalty, AL), each against the quicker of two
 serial trainings with augmentation; the hybrid of four parallel epochs to a serial one on the same two
 processes (DS-SPH-P, DS-SPH-AL), from the steps of both kinds that were timed in the same run; and the
@@ -33,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from comparing import Row, judged, row, turns  # pyright: ignore[reportMissingImports]
-from staged_steps import Case, Filling, Training, evenly_cut, memory
+from staged_steps import Case, Filling, Training, memory
 from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
 
 ROUNDED = ("bf16", "int8")
@@ -125,7 +124,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         case, rounds, attempts = Case(14, 2, batch=4, batches=2, filter=args.filter), 1, 1
     torch.set_num_threads(1)
-    case = evenly_cut(case)
     with Crew() as crew:
         rows: list[dict[str, Any]] = speed(crew, case, rounds, attempts)
     rows += spared(case)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +26,6 @@ class Case:
         batch: images in a mini batch.
         batches: of which training images there are.
         filter: of the DS rows.
-        cut: number of the piece that begins the second stage; by counted operations if empty.
     """
 
     depth: int = 20
@@ -35,11 +33,10 @@ class Case:
     batch: int = 128
     batches: int = 8
     filter: str = "pool:2"
-    cut: tuple[int, ...] = ()
 
     def recipe(self, method: str, filter_: str, **more: Any) -> Cifar10:
         """The recipe of one row; its first epoch is serial, its second parallel."""
-        chosen: dict[str, Any] = {"method": method, "filter": filter_, "cut": self.cut, **more}
+        chosen: dict[str, Any] = {"method": method, "filter": filter_, **more}
         return Cifar10(depth=self.depth, width=self.width, batch=self.batch, **chosen)
 
     def data(self) -> Dataset:
@@ -97,20 +94,3 @@ class Filling:
 def memory(case: Case, method: str, filter_: str) -> int:
     """Bytes of auxiliary variables and multipliers of one image."""
     return case.recipe(method, filter_).bytes_per_sample()
-
-
-def evenly_cut(case: Case, rounds: int = 3) -> Case:
-    """The case cut where the slower of both stages takes least CPU time, as measured here."""
-    staged, costs = case.recipe("penalty", "none").staged().train(), []
-    state = torch.randn(case.batch, *Cifar10.shape)
-    for piece in staged.pieces:
-        spent = []
-        for _ in range(rounds):
-            begin = time.process_time()
-            end = piece(state.detach().requires_grad_())
-            end.backward(torch.ones_like(end))
-            spent.append(time.process_time() - begin)
-        costs.append(min(spent))
-        state = end.detach()
-    cut = min(range(1, len(costs) - 1), key=lambda n: max(sum(costs[:n]), sum(costs[n:])))
-    return replace(case, cut=(cut,))

@@ -84,7 +84,10 @@ def _bonds(pieces: Sequence[Piece]) -> dict[int, Bond]:
 
 
 def costs(pieces: Sequence[Piece], example: Any) -> list[int]:
-    """Of every piece: counted operations of a forward, or parameters where none are counted.
+    """Of every piece: counted operations of a forward, or parameters where nothing is counted.
+
+    Operations of products and convolutions, and `ENTRY` for every entry of a floating-point tensor that
+    is written.
 
     Args:
         example: an input, (B, ...); None if there is none. Modes, statistics and random numbers are
@@ -96,8 +99,15 @@ def costs(pieces: Sequence[Piece], example: Any) -> list[int]:
     return [sum(p.numel() for p in piece.module.parameters()) for piece in pieces]
 
 
+ENTRY = 150
+"""Operations of a product in the time that writes one entry of a state, roughly: without it, a network's
+first pieces, where states are large and products small, would be thought cheaper than they are."""
+
+
 def _operations(pieces: Sequence[Piece], example: Any) -> list[int]:
     from torch.utils.flop_counter import FlopCounterMode
+
+    from .written import Written
 
     modes = {part: part.training for piece in pieces for part in piece.module.modules()}
     found, value = [], example
@@ -106,9 +116,9 @@ def _operations(pieces: Sequence[Piece], example: Any) -> list[int]:
         with torch.no_grad(), torch.random.fork_rng(), plain_attention(True):
             for piece in pieces:
                 piece.module.eval()
-                with FlopCounterMode(display=False) as counter:
+                with FlopCounterMode(display=False) as counter, Written() as written:
                     value = piece(value)
-                found.append(counter.get_total_flops())
+                found.append(counter.get_total_flops() + ENTRY * written.entries)
     finally:
         for part, mode in modes.items():
             part.training = mode
