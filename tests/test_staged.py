@@ -278,7 +278,9 @@ def test_operations_are_counted():
     pieces = Staged(network, 1).pieces
     products = [3 * 256 * 9 * 4, 3 * 256 * 9 * 16, 3 * 256 * 9 * 16, 0, 3 * 1024 * 20]
     written = [3 * 1024, 3 * 1024, 3 * 1024, 0, 3 * 20]  # nothing by the view
-    assert costs(pieces, x) == [2 * count + ENTRY * each for count, each in zip(products, written)]
+    assert costs(pieces, x) == [
+        2 * count + ENTRY * each for count, each in zip(products, written, strict=True)
+    ]
     assert costs(pieces, None) == [40, 148, 148, 0, 20500]
     assert [len(stage) for stage in Staged(network, 2, x).stages] == [2, 3]
     assert [len(stage) for stage in Staged(network, 2).stages] == [4, 1]
@@ -291,8 +293,9 @@ def test_attention_is_counted_in_evaluation_mode():
     found = costs(Staged(layers, 1).pieces, torch.randn(2, 5, 8))
     # q, k, v and what comes out of them; scores and their weighting; two layers of 16
     products = 2 * (2 * 5) * (4 * 64 + 2 * 5 * 8 + 2 * 8 * 16)
-    assert len(set(found)) == 1 and len(found) == 4
-    assert (found[0] - products) % ENTRY == 0 and found[0] > products
+    assert found == [found[0]] * 4
+    assert (found[0] - products) % ENTRY == 0
+    assert found[0] > products
 
 
 def test_counting_leaves_no_trace():
