@@ -2,11 +2,12 @@
 
     layerparallel bench auxiliary [--json] [--quick] [--depth 20] [--batch 128] [--filter pool:2]
 
-ResNet for CIFAR-10 on random images, K = 2, one thread a process, cut where the recipe cuts it. Rows: the
-penalty method and the augmented Lagrangian with downsampled auxiliary variables (DS-P, DS-AL) and with
-whole ones (Penalty, AL), each against the quicker of two serial trainings with augmentation; the hybrid of four parallel epochs to a serial one on the same two
-processes (DS-SPH-P, DS-SPH-AL), from the steps of both kinds that were timed in the same run; and the
-host memory for auxiliary variables, against that of AL with whole ones in float32.
+ResNet for CIFAR-10 on random images, K = 2, one thread a process, cut where the recipe cuts it. Rows:
+the penalty method and the augmented Lagrangian with downsampled auxiliary variables (DS-P, DS-AL) and
+with whole ones (Penalty, AL), each against the quicker of two serial trainings with augmentation; the
+hybrid of four parallel epochs to a serial one on the same two processes (DS-SPH-P, DS-SPH-AL), from the
+steps of both kinds that were timed in the same run; and the host memory for auxiliary variables, against
+that of AL with whole ones in float32.
 
 A step is what an epoch consists of: making the batch, forward, backward, exchange, updates. What is
 compared takes turns, A B A B; figures are medians. `capacity` is what two copies of the serial training
