@@ -19,7 +19,7 @@ def parse(text: str) -> Filter:
 
     Raises:
         UnknownNameError: a name in it is not known.
-        InputError: a number is missing, or is not one that the filter can have.
+        InputError: a number is missing, or is not one that the filter can have; or two ways of rounding.
     """
     whole, *rounding = text.strip().split("+")
     if whole in KINDS:
@@ -52,7 +52,7 @@ def _kind(text: str, whole: str) -> Filter:
 
 
 def _number(text: str, whole: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise InputError(f"{text!r} in the filter {whole!r} is no whole number: give one, as in pool:2.")
     return int(text)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layerparallel.data.augment import Drawn
+from layerparallel.training.auxiliary import draws
 from layerparallel.training.auxiliary.filters import Filter
 from layerparallel.training.auxiliary.generators import Generators
 from layerparallel.training.auxiliary.propagation import Forms
@@ -31,6 +32,19 @@ class Held:
     multiplier: Tensor | None
     full: Tensor
     pushed: Tensor | None
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Rows of the next mini batch, which are on their way to the rank before.
+
+    Args:
+        index: places of its samples, on the CPU.
+        rows: of this process's interfaces.
+    """
+
+    index: Tensor
+    rows: dict[int, Rows]
 
 
 class Parallel:
@@ -66,6 +80,8 @@ class Parallel:
         next_one = network.mine.stop
         following = filters[next_one].forms(self.shapes[next_one], dtype) if next_one in filters else ()
         self._neighbours = Neighbours(network.group, following * (2 if store.multipliers else 1))
+        self._expected: Tensor | None = None
+        self._ahead: Ahead | None = None
 
     def set_rates(self, settings: Auxiliary, epoch: int) -> None:
         """Weights and learning rates of an epoch."""
@@ -76,6 +92,8 @@ class Parallel:
             norm = self.filters[k].norm(shape)
             self.state_rates[k] = settings.state_rate_in(epoch, weight, norm)
 
+    # ---- steps ----------------------------------------------------------------------------------
+
     def step(self, x: Tensor, y: Tensor, index: Tensor, drawn: Drawn | None) -> StepRecord:
         """Adds to the parameters' gradients, and updates Λ and κ, by one mini batch.
 
@@ -84,43 +102,41 @@ class Parallel:
             index: int64 `(b,)`, places of the samples in the training set.
             drawn: their crops and flips, which λ and Jκ get, too.
         """
-        network, mine = self.network, self.network.mine
-        rows = {k: self._rows(k, x, index) for k in mine if k > 0}
-        self._neighbours.lend(rows.get(mine.start, ()), len(x), x.device)
+        network, mine, seed = self.network, self.network.mine, draws.seed()
+        rows = self._rows(x, index)
         held = {k: self._hold(k, each, drawn) for k, each in rows.items()}
         starts = {k: each.full.detach().requires_grad_() for k, each in held.items()}
         pulled: dict[int, Tensor] = {}
+        found = torch.zeros(2, dtype=torch.float64, device=x.device)  # loss and correct
         record = None
         for k in mine:
-            end, gradient = network.stage(k)(starts.get(k, x)), None
-            if k == network.count - 1:
-                correct, end = count_correct(end, y), self.criterion(end, y)
-                record = StepRecord(loss=end.detach(), correct=correct)
-            else:
+            with draws.of_stage(seed, k, x.device):
+                end, gradient = network.stage(k)(starts.get(k, x)), None
+                if k == network.count - 1:
+                    correct, end = count_correct(end, y), self.criterion(end, y)
+                    record = StepRecord(loss=end.detach(), correct=correct)
+                    found = torch.stack([record.loss.double(), correct.double()])
+            if k + 1 in self.shapes:
                 if k + 1 not in held:
                     held[k + 1] = self._hold(k + 1, self._neighbours.borrowed(), drawn)
                 gradient, pulled[k + 1] = self._meet(k + 1, held[k + 1], end.detach())
             own = held[k].state if k in rows else None
-            self._neighbours.answer(pulled.get(k + 1), own)
-            end.backward(gradient)
+            self._neighbours.answer(pulled.get(k + 1), own, found)
+            if end.requires_grad:  # else this is a first stage without anything to train
+                end.backward(gradient)
         self.seen += len(x)
+        following = self._following(index, x.device)
+        missing, found = self._neighbours.answered()
+        if missing is not None:
+            pulled[mine.start] = missing
         for k in rows:
-            if k not in pulled:
-                pulled[k] = self._neighbours.answered()
             self._update(k, index, held[k], pulled[k], starts[k], drawn)
-        return self._told(record, x.device)
-
-    def mean_violations(self) -> list[float]:
-        """Of all interfaces, over the samples seen; every rank calls this."""
-        found = [float(self.violations.get(k, 0.0)) / max(self.seen, 1) for k in self.shapes]
-        device = next(self.network.parameters()).device
-        found = torch.tensor(found, dtype=torch.float64, device=device)
-        return self.network.group.total(found).tolist()
-
-    def _rows(self, k: int, x: Tensor, index: Tensor) -> Rows:
-        if self.generators is not None:
-            return self.generators.rows(k, x)
-        return self.store.rows(k, index, x.device)
+        if following is not None:
+            self._lend(following.rows, following.index, x.device)
+        self._ahead = following
+        if record is None or not network.group.alone:
+            record = StepRecord(loss=found[0], correct=found[1].long())
+        return record
 
     @torch.no_grad()
     def _hold(self, k: int, rows: Rows, drawn: Drawn | None) -> Held:
@@ -165,14 +181,50 @@ class Parallel:
             multiplier = None if multiplier is None else multiplier[as_is.to(after.device)]
         self.store.put(k, index, after, multiplier)
 
-    def _told(self, record: StepRecord | None, device: torch.device) -> StepRecord:
-        """The record of the last stage, on all ranks."""
-        group = self.network.group
-        if group.alone:
-            assert record is not None
-            return record
-        found = torch.zeros(2, dtype=torch.float64, device=device)
-        if record is not None:
-            found = torch.stack([record.loss.double(), record.correct.double()])
-        group.broadcast(found, group.size - 1)
-        return StepRecord(loss=found[0], correct=found[1].long())
+    # ---- rows, and those of the next step -------------------------------------------------------
+
+    def expect(self, index: Tensor) -> None:
+        """The step after the next will be of these samples: the next one reads and sends their rows."""
+        self._expected = index.cpu()
+
+    def forget(self) -> None:
+        """What is kept changes between two steps: what was read ahead is not that of the next."""
+        if self._ahead is not None:
+            self._neighbours.borrowed()
+        self._expected = self._ahead = None
+
+    def _rows(self, x: Tensor, index: Tensor) -> dict[int, Rows]:
+        """Of this process's interfaces; those of the next one are on their way."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            if torch.equal(ahead.index, index.cpu()):
+                return ahead.rows
+            self._neighbours.borrowed()  # for samples that have not come
+        rows = {k: self._read(k, x, index) for k in self.network.mine if k > 0}
+        self._lend(rows, index, x.device)
+        return rows
+
+    def _read(self, k: int, x: Tensor, index: Tensor) -> Rows:
+        if self.generators is not None:
+            return self.generators.rows(k, x)
+        return self.store.rows(k, index, x.device)
+
+    def _following(self, index: Tensor, device: torch.device) -> Ahead | None:
+        """What is expected next, if it is kept, and this step does not change it."""
+        expected, self._expected = self._expected, None
+        if expected is None or self.generators is not None or torch.isin(expected, index.cpu()).any():
+            return None
+        rows = {k: self.store.rows(k, expected, device) for k in self.network.mine if k > 0}
+        return Ahead(expected, rows)
+
+    def _lend(self, rows: dict[int, Rows], index: Tensor, device: torch.device) -> None:
+        self._neighbours.lend(rows.get(self.network.mine.start, ()), len(index), device)
+
+    # ---- violations -----------------------------------------------------------------------------
+
+    def mean_violations(self) -> list[float]:
+        """Of all interfaces, over the samples seen; every rank calls this."""
+        found = [float(self.violations.get(k, 0.0)) / max(self.seen, 1) for k in self.shapes]
+        device = next(self.network.parameters()).device
+        found = torch.tensor(found, dtype=torch.float64, device=device)
+        return self.network.group.total(found).tolist()

@@ -9,7 +9,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from layerparallel.errors import UnknownNameError
+from layerparallel.errors import InputError, UnknownNameError
 from layerparallel.training.auxiliary.filter import Filter, Form, Shape
 
 KINDS = ("bf16", "int8")
@@ -31,6 +31,7 @@ class Rounded(Filter):
 
     Raises:
         UnknownNameError: there is no such dtype.
+        InputError: the other filter is rounded itself.
     """
 
     inner: Filter
@@ -39,6 +40,10 @@ class Rounded(Filter):
     def __post_init__(self) -> None:
         if self.dtype not in KINDS:
             raise UnknownNameError("way of rounding", self.dtype, KINDS)
+        if isinstance(self.inner, Rounded):
+            raise InputError(
+                f"What is kept in {self.inner.dtype} cannot be rounded to {self.dtype} as well: give one."
+            )
 
     def forms(self, state: Shape, dtype: torch.dtype) -> tuple[Form, ...]:
         shape = self.inner.fitted(state).shape(state)

@@ -81,19 +81,21 @@ class Auxiliary:
                 f"state_rate = {self.state_rate} is no positive number: give one, or leave it out."
             )
         if not 1 <= self.beta_growth < math.inf:
-            raise InputError(f"beta_growth = {self.beta_growth} is below 1: give at least 1.")
+            raise InputError(f"beta_growth = {self.beta_growth} is no factor of at least 1: give one.")
         for name in ("state_decay", "multiplier_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(
                     f"{name} = {getattr(self, name)} is no factor of at most 1: give one above 0."
                 )
-        cuts = (self.stages,) if isinstance(self.stages, int) else self.stages
-        if any(each < 1 for each in cuts):
-            raise InputError(f"stages = {self.stages} has a number below 1: give at least 1.")
+        cuts = self.stages if isinstance(self.stages, tuple) else (self.stages,)
+        if not all(isinstance(each, int) and each >= 1 for each in cuts):
+            raise InputError(
+                f"stages = {self.stages} is no whole number of at least 1, and no tuple of such: give one."
+            )
         for name, least in (("serial_start", 0), ("serial", 0), ("parallel", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} = {value} is below {least}: give at least {least}.")
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise InputError(f"{name} = {value} is no whole number of at least {least}: give one.")
         if self.schedule == "alternating" and not (self.parallel and self.serial):
             raise InputError(
                 f"parallel = {self.parallel} and serial = {self.serial} epochs cannot alternate: give "
@@ -130,8 +132,22 @@ class Auxiliary:
     # ---- weights and rates ----------------------------------------------------------------------
 
     def beta_in(self, epoch: int) -> float:
-        """β in an epoch: it has grown with every parallel epoch before."""
-        return self.beta * self.beta_growth ** self._done(epoch)
+        """β in an epoch: it has grown with every parallel epoch before.
+
+        Raises:
+            InputError: it is too large to be a number.
+        """
+        done = self._done(epoch)
+        try:
+            beta = self.beta * self.beta_growth**done
+        except OverflowError:
+            beta = math.inf
+        if beta < math.inf:
+            return beta
+        raise InputError(
+            f"beta = {self.beta} grown {done} times by beta_growth = {self.beta_growth} is too large to be "
+            "a number: give a beta_growth nearer to 1."
+        )
 
     def _done(self, epoch: int) -> int:
         """Parallel epochs before an epoch."""

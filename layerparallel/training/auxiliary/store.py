@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,23 @@ SMALLER = ("bf16", "pool:2", "pool:2+bf16", "pool:2+int8", "pool:4+bf16", "pool:
 GB = 1e9
 
 
+@dataclass(frozen=True)
+class Coming:
+    """Rows on their way from a GPU to the arrays that keep them.
+
+    Args:
+        arrays: of an interface.
+        index: int64 `(b,)`, places of the samples in them, on the CPU.
+        rows: where they arrive, in page-locked memory.
+        arrived: tells when.
+    """
+
+    arrays: Rows
+    index: Tensor
+    rows: Rows
+    arrived: torch.cuda.Event
+
+
 class Store:
     """Λ_k and κ_k of every training sample, for some interfaces k; all zero at first.
 
@@ -29,13 +48,14 @@ class Store:
         filters: of the same interfaces; as `parse` gives them, or fitted.
         budget: bytes of memory that may be taken. What needs more is mapped from files in `folder`.
         folder: made where it is needed, and only then.
-        pin: hand rows over from page-locked memory, which a GPU copies without waiting.
+        pin: rows go to a GPU and come back by page-locked memory, so that nobody waits for them.
         multipliers: keep κ, too.
         dtype: of the states.
         place: the device that keeps it all; on a GPU there is neither a budget nor a folder.
 
     Raises:
-        InputError: a filter does not fit its states, or the budget is exceeded and there is no folder.
+        InputError: a filter does not fit its states; the budget is exceeded and there is no folder, or
+            none that can be used; the place has less memory.
     """
 
     def __init__(
@@ -50,8 +70,9 @@ class Store:
         dtype: torch.dtype = torch.float32,
         place: torch.device | str = "cpu",
     ) -> None:
-        self.count, self.pin, self.multipliers, self.dtype = count, pin, multipliers, dtype
-        self.place = torch.device(place)
+        self.count, self.multipliers, self.dtype = count, multipliers, dtype
+        self.place = torch.empty(0, device=place).device
+        self.pin = pin and self.place.type == "cpu"
         self.filters = {k: filters[k].fitted(tuple(shape)) for k, shape in shapes.items()}
         forms = {k: self.filters[k].forms(tuple(s), dtype) * self._kinds for k, s in shapes.items()}
         self.nbytes = sum(_bytes(form) * count for each in forms.values() for form in each)
@@ -60,10 +81,21 @@ class Store:
         if mapped and folder is None:
             raise InputError(_too_large(self.nbytes, budget, self._smaller(shapes, budget)))
         self.folder = folder if mapped else None
-        self._kept: dict[int, Rows] = {
-            k: tuple(self._array(f"{k}-{j}", form) for j, form in enumerate(each))
-            for k, each in forms.items()
-        }
+        self._coming: list[Coming] = []
+        self._kept: dict[int, Rows] = {}
+        try:
+            if self.folder is not None:
+                _opened(self.folder, self.nbytes)
+            for k, each in forms.items():
+                self._kept[k] = tuple(self._array(f"{k}-{j}", form) for j, form in enumerate(each))
+        except (OSError, RuntimeError) as error:
+            where = f"the memory of {self.place}" if self.folder is None else f"the folder {self.folder}"
+            raise InputError(
+                f"The {self.nbytes / GB:.3g} GB of auxiliary variables cannot be kept in {where} "
+                f"({str(error).partition(chr(10))[0]}): give "
+                f"{'a folder and a smaller budget' if self.folder is None else 'another folder'}, or "
+                "another filter."
+            ) from error
 
     @property
     def _kinds(self) -> int:
@@ -73,7 +105,6 @@ class Store:
         shape, dtype = (self.count, *form[0]), form[1]
         if self.folder is None:
             return torch.zeros(shape, dtype=dtype, device=self.place)
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"interface-{name}.bin"
         path.unlink(missing_ok=True)  # a new file reads as zeros
         size = math.prod(shape)
@@ -102,6 +133,7 @@ class Store:
 
     def rows(self, k: int, index: Tensor, device: Any = None) -> Rows:
         """The same as they are kept, copied: what is sent to another rank."""
+        self._settle()
         device = index.device if device is None else torch.device(device)
         index = index.to(self.place)
         return tuple(self._read(array, index, device) for array in self._kept[k])
@@ -117,12 +149,29 @@ class Store:
         rows = self.filters[k].store(state)
         if multiplier is not None:
             rows = (*rows, *self.filters[k].store(multiplier))
-        index = index.to(self.place)
-        for array, row in zip(self._kept[k], rows, strict=False):  # without κ, its tensors stay
+        arrays, index = self._kept[k][: len(rows)], index.to(self.place)  # without κ, its tensors stay
+        if self.pin and rows[0].is_cuda:
+            page_locked = tuple(
+                torch.empty(row.shape, dtype=row.dtype, pin_memory=True).copy_(row, non_blocking=True)
+                for row in rows
+            )
+            arrived = torch.cuda.Event()
+            arrived.record()
+            self._coming.append(Coming(arrays, index, page_locked, arrived))
+            return
+        for array, row in zip(arrays, rows, strict=True):
             array.index_copy_(0, index, row.to(self.place))
 
+    def _settle(self) -> None:
+        """What is on its way arrives; called before anything is read."""
+        for each in self._coming:
+            each.arrived.synchronize()
+            for array, row in zip(each.arrays, each.rows, strict=True):
+                array.index_copy_(0, each.index, row)
+        self._coming.clear()
+
     def _read(self, array: Tensor, index: Tensor, device: torch.device) -> Tensor:
-        if not self.pin or device == self.place:
+        if not self.pin or device.type == "cpu":
             return array.index_select(0, index).to(device)
         page_locked = torch.empty((len(index), *array.shape[1:]), dtype=array.dtype, pin_memory=True)
         return torch.index_select(array, 0, index, out=page_locked).to(device, non_blocking=True)
@@ -131,6 +180,7 @@ class Store:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is kept, by interface; the tensors are the store's own."""
+        self._settle()
         kept = {
             str(k): {str(j): array for j, array in enumerate(arrays)} for k, arrays in self._kept.items()
         }
@@ -147,6 +197,7 @@ class Store:
                 f"The saved auxiliary variables are of {state['samples']} training samples and there "
                 f"are {self.count}: give the same training set."
             )
+        self._settle()
         for k, arrays in self._kept.items():
             saved = state.get("kept", {}).get(str(k), {})
             for j, array in enumerate(arrays):
@@ -166,6 +217,18 @@ def _form(array: Tensor) -> tuple[torch.Size, torch.dtype]:
 
 def _bytes(form: Form) -> int:
     return math.prod(form[0]) * form[1].itemsize
+
+
+def _opened(folder: Path, size: int) -> None:
+    """A folder for so many bytes.
+
+    Raises:
+        OSError: it cannot be made, or its disk has less.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < size:  # a write to a mapped file would end the process
+        raise OSError(f"{free / GB:.3g} GB are free there")
 
 
 def _too_large(size: int, budget: int, smaller: tuple[str, int] | None) -> str:
