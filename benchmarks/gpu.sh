@@ -26,4 +26,13 @@ run() { # run NAME ARGUMENTS...: the table to the screen and to NAME.txt
 }
 run gradient gradient --device cuda --seeds 1 --repeats 7
 run map map --device cuda --repeats 3 --plot "$out/map.png"
+
+echo "== sun_tables"
+"$python" benchmarks/sun_tables/run.py --time --device cuda > "$out/sun_times.json" || status=1
+# The small plan trains in minutes; needs CIFAR-10 and MNIST (LAYERPARALLEL_DATA, or a network).
+"$python" benchmarks/sun_tables/run.py --plan small --commands --seeds 1 --device cuda --runs "$out/sun" \
+  | sed "s#^layerparallel#\"$python\" -m layerparallel#" > "$out/sun_rows.sh"
+bash -e "$out/sun_rows.sh" > "$out/sun_rows.txt" 2>&1 || status=1
+run sun_tables sun_tables --plan small --runs "$out/sun"
+run sun_paper sun_tables --runs "$out/sun_paper" --times "$out/sun_times.json"
 exit "$status"
