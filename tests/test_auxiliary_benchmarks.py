@@ -15,7 +15,9 @@ from layerparallel import record
 from layerparallel.cli.runs import _parsed
 from layerparallel.errors import InputError
 from layerparallel.recipes.cifar import Cifar10
+from layerparallel.recipes.mnist_vae import MnistVae
 
+RECIPES = {"cifar10": Cifar10, "mnist-vae": MnistVae}
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -62,14 +64,25 @@ def test_what_was_not_run_says_so(tmp_path):
     assert found["Serial with DA, 20% of the epochs"]["our_speedup"] == pytest.approx(5)
 
 
-def test_table_5_has_nothing_of_ours(tmp_path):
-    found = json.loads(printed(sun.main, ["--table", "5", "--json", "--runs", str(tmp_path)]))
+def test_table_5_has_test_losses_and_what_they_are_over_that_of_serial_training(tmp_path):
+    plan = sun.PLANS["small"][5]
+    flags = ["--plan", "small", "--table", "5", "--runs", str(tmp_path)]
+    found = json.loads(printed(sun.main, [*flags, "--json"]))
     assert [row["paper_score"] for row in found] == [0.126, 0.149, 0.129, 0.160, 0.137, 0.127, 0.128]
-    marks = {row[f"{key}_mark"] for row in found for key in ("score", "speedup", "memory")}
-    assert marks == {"not run", "-"}
-    assert "| DS-AL (K = 3) | - | not run | 0.137 | not run | 2.25 |" in printed(
-        sun.main, ["--table", "5", "--runs", str(tmp_path)]
-    )
+    assert {row["score_mark"] for row in found} == {"not run"}
+    assert [row["paper_over_serial"] for row in found][-1] == pytest.approx(1.016, abs=1e-3)
+    assert {row["our_over_serial"] for row in found} == {None}
+    assert found[2]["our_memory"] == pytest.approx(4 * found[4]["our_memory"])
+    for _, row in sun.plans.rows("small", 5):
+        if row.label in ("Serial w/o DA", "DS-SPH-AL (K = 3, 1:4)"):
+            folder = record.new_folder(tmp_path / sun.plans.folder(plan, row, 0))
+            with record.Record(folder) as written:
+                written.append("start", options=plan.of(row, 0))
+            record.write_summary(folder, {"validation_loss": 100.0 if row.stages == 1 else 103.0})
+    found = json.loads(printed(sun.main, [*flags, "--json"]))
+    assert (found[0]["our_score"], found[-1]["our_over_serial"]) == (100.0, 1.03)
+    line = printed(sun.main, flags).splitlines()[-2]
+    assert line.endswith("| 0.128 | 103.000 measured (1 seed) | 1.80 | 1.80 | not run | 1.016 | 1.030 |")
 
 
 @pytest.mark.parametrize("plan", ["paper", "small"])
@@ -81,8 +94,8 @@ def test_every_row_is_trained_once_by_a_command_of_its_own(plan):
     assert len(set(folders)) == len(folders)
     for words in commands:
         assert words[:2] == ["layerparallel", "train"]
-        if words[2] == "cifar10":
-            chosen = _parsed("cifar10", Cifar10, words[3:])
+        if words[2] in RECIPES:
+            chosen = _parsed(words[2], RECIPES[words[2]], words[3:])
             chosen.recipe.check()
             assert chosen.run == Path(words[-1])
 
@@ -125,8 +138,9 @@ def test_speed_ups_are_predicted_from_times_and_measured_by_two_processes(tmp_pa
     assert found["DS-AL (K = 2)"]["speedup_mark"] == "not run"  # timed on another network
 
 
-def test_stages_are_timed_in_turn():
-    recipe = Cifar10(depth=14, width=2, batch=4, stages=3)
+@pytest.mark.parametrize("kind", [Cifar10, MnistVae])
+def test_stages_are_timed_in_turn(kind):
+    recipe = kind(depth=14, width=2, batch=4, stages=3)
     times = sys.modules["timing"].of_recipe(recipe, "cpu", rounds=1)
     assert times.stages == 3
     assert 1 / 3 <= times.heaviest < 1

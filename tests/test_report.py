@@ -13,7 +13,7 @@ from PIL import Image
 from layerparallel import record, report
 from layerparallel.cli import main
 from layerparallel.errors import InputError
-from layerparallel.report import curves, story, tables
+from layerparallel.report import drawing, story, tables
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +137,9 @@ def test_what_is_no_picture_is_passed_over(plain_run, tmp_path):
 )
 def test_a_logarithmic_axis_has_ticks_and_no_two_alike(values):
     x = np.linspace(0, 1e3, len(values))
-    panel = curves.panel("R", [curves.Curve(x, np.array(values), "#123456")], "seconds", "log")
-    assert panel is not None
-    written = re.findall(r"<text[^>]*>([^<]*)</text>", panel.svg)
+    plot = drawing.plot("R", [drawing.Curve(x, np.array(values), "#123456")], "seconds", "log")
+    assert plot is not None
+    written = re.findall(r"<text[^>]*>([^<]*)</text>", drawing.panel(plot).svg)
     ticks = written[written.index("seconds") + 1 :]
     assert len(set(ticks)) == len(ticks) >= 2
 

@@ -9,7 +9,8 @@ from typing import Any
 from layerparallel import __version__, cost
 from layerparallel.errors import InputError
 from layerparallel.record import write_atomically
-from layerparallel.report import curves, cycle, tables
+from layerparallel.report import curves, cycle, stages, tables, tradeoff
+from layerparallel.report.drawing import COLOURS, Panel, Plot, panel
 from layerparallel.report.story import Story, notes, tell
 from layerparallel.solvers import MGRIT, Serial
 
@@ -66,11 +67,12 @@ def _contents(stories: Sequence[Story]) -> dict[str, Any]:
     changed, options = tables.options(stories)
     time = tables.time(stories)
     recipes = dict.fromkeys(story.recipe for story in stories)
+    violations = stages.violations(stories)
     return {
         "title": " and ".join(recipes) + ("" if len(stories) == 1 else f", {len(stories)} runs"),
         "version": __version__,
         "written": clock.strftime("%Y-%m-%d %H:%M"),
-        "colours": curves.COLOURS,
+        "colours": COLOURS,
         "runs": [
             {
                 "name": story.name,
@@ -82,9 +84,14 @@ def _contents(stories: Sequence[Story]) -> dict[str, Any]:
         ],
         "serial": any(story.serial for story in stories),
         "serial_colour": curves.serial_colour(0, 1) if len(stories) == 1 else "currentColor",
-        "learning": curves.learning(stories),
-        "exactness": curves.exactness(stories),
-        "adaptive": curves.adaptive(stories),
+        "ways": _ways(stories),
+        "classifies": any(story.classifies for story in stories),
+        "learning": _panels(curves.learning(stories)),
+        "stages": stages.table(stories),
+        "violations": _panels([violations] if violations else []),
+        "compared": _panels(tradeoff.compared(stories)),
+        "exactness": _panels(curves.exactness(stories)),
+        "adaptive": _panels(curves.adaptive(stories)),
         "results": tables.results(stories),
         "network": tables.network(stories),
         "bars": time[0] if time else [],
@@ -109,6 +116,17 @@ def _contents(stories: Sequence[Story]) -> dict[str, Any]:
     }
 
 
+def _panels(plots: Sequence[Plot]) -> list[Panel]:
+    return [panel(each) for each in plots]
+
+
+def _ways(stories: Sequence[Story]) -> str:
+    """What the curves of the runs themselves are called."""
+    if any(story.staged or story.parallel for story in stories):
+        return "layer-parallel"
+    return "trained serially"
+
+
 def _headline(story: Story) -> str:
     """What the run came to, in a line."""
     parts = []
@@ -116,6 +134,8 @@ def _headline(story: Story) -> str:
     if accuracy is not None:
         of = f" of {samples:,} validation samples" if samples else " validation accuracy"
         parts.append(f"{100 * accuracy:.2f} %{of}")
+    elif (loss := story.result("validation_loss")) is not None:
+        parts.append(f"validation loss {loss:.4g}")
     count = len(story.epochs)
     parts.append(
         f"{count} epoch{'s' if count > 1 else ''} in {tables.duration(story.result('seconds'))}"
@@ -124,10 +144,6 @@ def _headline(story: Story) -> str:
     if ratio is not None:
         parts.append(f"{ratio:.1f} times as fast as serial PyTorch")
     return " · ".join(parts)
-
-
-def _title(path: Path) -> str:
-    return path.stem.replace("_", " ").replace("-", " ").capitalize()
 
 
 def _inline(path: Path) -> str:

@@ -7,15 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerparallel.record import history, read, read_summary
+from layerparallel.report import stages
+from layerparallel.report.drawing import sheet
+from layerparallel.report.story import tell
 
 OURS, THEIRS = "#1f5fbf", "#d1495b"
 FORWARD, ADJOINT = "#1f5fbf", "#e08e1b"
 BANDS = ("#3b4cc0", "#8db0fe", "#c9c9c9", "#f4987a", "#b40426")
 INK, GRID = "#222222", "#d9d9d9"
-
-
-OURS_ALONE = ("training.png", "residuals.png")
-"""What `plots` draws, for every run; a recipe draws what it alone knows under other names."""
 
 
 def folder_of(run: Path) -> Path:
@@ -55,9 +54,12 @@ def _pyplot() -> Any:
 
 
 def plots(run: Path) -> list[Path]:
-    """Draw what every run has: loss and accuracy over time, and residuals. Returns the files."""
+    """Draw loss and accuracy over time, and residuals or, of stages, violations. Returns the files."""
     records = read(run)
-    return [training(run, records), residuals(run, records)]
+    staged = any(line.get("violations") for line in history(records, "epoch"))
+    apart = stages.violations([tell(run)]) if staged else None
+    second = sheet([apart], folder_of(run) / "violations.png") if apart else residuals(run, records)
+    return [training(run, records), second]
 
 
 def _column(lines: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
@@ -73,50 +75,78 @@ def _over_time(axes: Any, lines: list[dict[str, Any]], key: str, **style: Any) -
 
 
 def training(run: Path, records: list[dict[str, Any]]) -> Path:
-    """Loss and validation accuracy over seconds of training, ours and serial."""
+    """Loss and validation accuracy, or loss, over seconds of training, ours and serial.
+
+    Serial epochs among parallel ones are shaded.
+    """
     plt = _pyplot()
     ours, theirs = history(records, "epoch"), history(records, "serial")
-    summary = read_summary(run) or {}
+    serially = sum(line.get("mode") == "serial" for line in ours)
+    said = f", {serially} serial ones shaded" if serially else ""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     styles = (
-        (ours, {"color": OURS, "label": f"layer-parallel, {len(ours)} epochs"}),
+        (ours, {"color": OURS, "label": f"layer-parallel, {len(ours)} epochs{said}"}),
         (theirs, {"color": THEIRS, "label": f"serial PyTorch, {len(theirs)} epochs"}),
     )
+    classifies = any(line.get("validation_accuracy") is not None for line in ours)
+    score = "validation_accuracy" if classifies else "validation_loss"
     for lines, style in styles:
         if not lines:
             continue
         marker = "o" if len(lines) < 15 else ""
         _over_time(left, lines, "train_loss", marker=marker, markersize=4, **style)
-        _over_time(right, lines, "validation_accuracy", marker=marker, markersize=4, **style)
-    left.set(title="Training loss", xlabel="seconds of training", ylabel="cross-entropy")
-    left.set_yscale("log")
-    from matplotlib.ticker import LogLocator, PercentFormatter, ScalarFormatter
+        _over_time(right, lines, score, marker=marker, markersize=4, **style)
+    left.set(title="Training loss", ylabel="cross-entropy" if classifies else "loss")
+    if classifies:
+        from matplotlib.ticker import PercentFormatter
 
-    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    left.yaxis.set_major_formatter(ScalarFormatter())
-    left.minorticks_off()
-    right.set(title="Validation accuracy", xlabel="seconds of training")
-    right.set_ylim(top=1.0)
-    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        right.set(title="Validation accuracy")
+        right.set_ylim(top=1.0)
+        right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    else:
+        right.set(title="Validation loss", ylabel="loss")
     for axes in (left, right):
+        if axes is left or not classifies:
+            _logarithmic(axes)
+        axes.set_xlabel("seconds of training")
         axes.set_xlim(left=0)
+        for band in stages.bands([tell(run)], over_epochs=False) if serially else []:
+            axes.axvspan(band.left, band.right, color=GRID, alpha=0.45, linewidth=0, zorder=0)
     if left.lines:
-        left.legend(loc="upper right")
-    if summary.get("serial_ratio"):
-        right.text(
-            0.98,
-            0.06,
-            f"final accuracy {summary['validation_accuracy']:.1%}\n"
-            f"an epoch: {summary['epoch_seconds']:.2f} s, serially "
-            f"{summary['serial_epoch_seconds']:.2f} s\n"
-            f"{summary['serial_ratio']:.1f} times as fast",
-            transform=right.transAxes,
-            ha="right",
-            va="bottom",
-            linespacing=1.5,
-            color=INK,
-        )
+        left.legend(loc="best" if serially else "upper right")
+    _note_speed(right, read_summary(run) or {})
     return _save(plt, figure, run, "training.png")
+
+
+def _logarithmic(axes: Any) -> None:
+    from matplotlib.ticker import LogLocator, ScalarFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.minorticks_off()
+
+
+def _note_speed(axes: Any, summary: dict[str, Any]) -> None:
+    """In a corner, what the serial slice says of speed."""
+    if not summary.get("serial_ratio"):
+        return
+    accuracy = summary.get("validation_accuracy")
+    first = [] if accuracy is None else [f"final accuracy {accuracy:.1%}"]
+    seconds = (
+        f"an epoch: {summary['epoch_seconds']:.2f} s, serially {summary['serial_epoch_seconds']:.2f} s"
+    )
+    lines = [*first, seconds, f"{summary['serial_ratio']:.1f} times as fast"]
+    axes.text(
+        0.98,
+        0.06,
+        "\n".join(lines),
+        transform=axes.transAxes,
+        ha="right",
+        va="bottom",
+        linespacing=1.5,
+        color=INK,
+    )
 
 
 def residuals(run: Path, records: list[dict[str, Any]]) -> Path:

@@ -7,11 +7,12 @@ from typing import Any
 
 from layerparallel import solvers
 from layerparallel.record import RecordError, history, read, read_summary
-from layerparallel.report.pictures import OURS_ALONE
 from layerparallel.solvers import MGRIT, Serial, Split
 
 Line = dict[str, Any]
 PNG = b"\x89PNG\r\n\x1a\n"
+OURS_ALONE = ("training.png", "residuals.png", "violations.png")
+"""What `plots` draws; a recipe draws what it alone knows under other names."""
 
 GAP = 0.002
 """Difference of two accuracies from which it is worth a word: 0.2 points."""
@@ -54,6 +55,38 @@ class Story:
         return self.last("forward_residual") is not None or self.last("adjoint_residual") is not None
 
     @property
+    def staged(self) -> bool:
+        """Whether its stages were trained at once, from auxiliary variables."""
+        return any("mode" in line for line in self.epochs)
+
+    @property
+    def options(self) -> Line:
+        """Those of its recipe."""
+        return self.start.get("options", {})
+
+    @property
+    def stages(self) -> int:
+        """Stages that its network was cut into; 1 of other runs."""
+        cut = self.options.get("cut")
+        return len(cut) + 1 if cut else int(self.options.get("stages") or 1)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether there are accuracies to tell of; other runs have a validation loss alone."""
+        loss = self.last("validation_loss")
+        return loss is None or self.last("validation_accuracy") is not None
+
+    @property
+    def layer_ranks(self) -> int:
+        """Processes that shared the network."""
+        return self.start.get("ranks", {}).get("layer", 1)
+
+    @property
+    def parallel_accuracy(self) -> float | None:
+        """Of the network propagated by its own solver; None where that is the serial one."""
+        return self.result("validation_accuracy_parallel") if self.parallel else None
+
+    @property
     def planned(self) -> int:
         """Epochs that were to be trained."""
         return sum(phase.get("epochs", 0) for phase in self.start.get("phases", []))
@@ -73,8 +106,9 @@ class Story:
         return next((line for line in reversed(self.epochs) if "gradient_cosine" in line), {})
 
     def result(self, key: str) -> Any:
-        """A figure of the summary; of a run under way the latest there is."""
-        return self.summary.get(key) if self.summary is not None else self.last(key)
+        """A figure of the summary, or the latest of an epoch where the summary has none."""
+        found = (self.summary or {}).get(key)
+        return self.last(key) if found is None else found
 
     def fallbacks(self) -> int:
         """Solves that were done serially instead."""
@@ -82,7 +116,7 @@ class Story:
 
     def gap(self) -> float | None:
         """Accuracy propagated in parallel less accuracy propagated serially."""
-        serially, parallel = (self.result(f"validation_accuracy{way}") for way in ("", "_parallel"))
+        serially, parallel = self.result("validation_accuracy"), self.parallel_accuracy
         return None if serially is None or parallel is None else parallel - serially
 
     def chains(self) -> list[tuple[int, Serial | MGRIT | Split]]:

@@ -41,22 +41,23 @@ class Bar:
 
 def results(stories: Sequence[Story]) -> Table:
     """Accuracies, errors, speed: what each run came to, or where it stands."""
-    return _each(
+    return of_each(
         stories,
         {
             "validation accuracy, propagated serially": _percent_of("validation_accuracy"),
-            "propagated in parallel": _percent_of("validation_accuracy_parallel"),
+            "propagated in parallel": lambda s: percent(s.parallel_accuracy),
             "gap between the two": _gap,
             "serially trained twin": _twin,
             "this run after about as many epochs": _as_many,
-            "training accuracy": _percent_of("train_accuracy"),
-            "training loss": lambda s: _number(s.result("train_loss")),
+            "validation loss": lambda s: number(s.result("validation_loss")),
+            "training accuracy": _training_accuracy,
+            "training loss": lambda s: number(s.result("train_loss")),
             "error of the gradient, at the end": _gradient_error,
             "its cosine to the exact one": _gradient_cosine,
             "epochs": _epochs,
-            "seconds of training": lambda s: _number(s.result("seconds")),
-            "seconds per epoch": lambda s: _number(_epoch_seconds(s.epochs)),
-            "serial PyTorch, seconds per epoch": lambda s: _number(_epoch_seconds(s.serial)),
+            "seconds of training": lambda s: number(s.result("seconds")),
+            "seconds per epoch": lambda s: number(_epoch_seconds(s.epochs)),
+            "serial PyTorch, seconds per epoch": lambda s: number(_epoch_seconds(s.serial)),
             "times as fast as serial PyTorch": _ratio,
             "fallbacks to the serial solver": lambda s: f"{s.fallbacks():,}",
             "adaptive: raised, lowered, went serial": _actions,
@@ -66,7 +67,7 @@ def results(stories: Sequence[Story]) -> Table:
 
 def network(stories: Sequence[Story]) -> Table:
     """Size of the networks, and how they were solved."""
-    return _each(
+    return of_each(
         stories,
         {
             "layers": _layers,
@@ -82,11 +83,9 @@ def network(stories: Sequence[Story]) -> Table:
 
 def options(stories: Sequence[Story]) -> tuple[Table | None, Table]:
     """The options that are not the recipe's own, or not those of the other runs; and all of them."""
-    every = dict.fromkeys(name for s in stories for name in s.start.get("options", {}))
+    every = dict.fromkeys(name for s in stories for name in s.options)
     chosen = {name for s in stories for name in s.start.get("changed") or ()}
-    rows = {
-        name: [name, *[_option(s.start.get("options", {}), name) for s in stories]] for name in every
-    }
+    rows = {name: [name, *[option(s.options, name) for s in stories]] for name in every}
     first = [row for name, row in rows.items() if name in chosen or len(set(row[1:])) > 1]
     return (_table(stories, first) if first else None), _table(stories, list(rows.values()))
 
@@ -185,7 +184,8 @@ def brief(seconds: float) -> str:
 # ---- cells -------------------------------------------------------------------------------------
 
 
-def _each(stories: Sequence[Story], rows: dict[str, Callable[[Story], str]]) -> Table:
+def of_each(stories: Sequence[Story], rows: dict[str, Callable[[Story], str]]) -> Table:
+    """A row for each thing that is said of every run."""
     return _table(stories, [[said, *map(tell, stories)] for said, tell in rows.items()])
 
 
@@ -196,7 +196,7 @@ def _table(stories: Sequence[Story], rows: list[list[str]]) -> Table:
 
 
 def _percent_of(key: str) -> Callable[[Story], str]:
-    return lambda story: _percent(story.result(key))
+    return lambda story: percent(story.result(key))
 
 
 def _gap(story: Story) -> str:
@@ -204,16 +204,20 @@ def _gap(story: Story) -> str:
     return NONE if gap is None else points(gap)
 
 
+def _training_accuracy(story: Story) -> str:
+    return percent(story.result("train_accuracy")) if story.classifies else NONE
+
+
 def _gradient_error(story: Story) -> str:
     if not story.probed:
         return NONE
     error = story.probed.get("gradient_error")
-    return "fell back" if error is None else _number(error)
+    return "fell back" if error is None else number(error)
 
 
 def _gradient_cosine(story: Story) -> str:
     known = story.probed.get("gradient_error") is not None
-    return _number(story.probed["gradient_cosine"], 4) if known else NONE
+    return number(story.probed["gradient_cosine"], 4) if known else NONE
 
 
 def _ratio(story: Story) -> str:
@@ -225,11 +229,13 @@ def _solvers(story: Story) -> str:
     return "; ".join(dict.fromkeys(short(solver) for _, solver in story.chains())) or NONE
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share with two digits: 97.25 %."""
     return NONE if value is None else f"{100 * value:.2f} %"
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
+    """Three digits of it, or more in front of the point."""
     if value is None:
         return NONE
     if value >= 1000:
@@ -253,7 +259,7 @@ def _twin(story: Story) -> str:
     count = len(story.serial)
     if accuracy is None:
         return NONE
-    return f"{_percent(accuracy)} after {count} epoch{'s' if count > 1 else ''}"
+    return f"{percent(accuracy)} after {count} epoch{'s' if count > 1 else ''}"
 
 
 def _as_many(story: Story) -> str:
@@ -267,7 +273,7 @@ def _as_many(story: Story) -> str:
     if not count or not evaluated:
         return NONE
     number, accuracy = min(evaluated, key=lambda each: (abs(each[0] - count), each[0]))
-    return f"{_percent(accuracy)} after {number} epoch{'s' if number > 1 else ''}"
+    return f"{percent(accuracy)} after {number} epoch{'s' if number > 1 else ''}"
 
 
 def _actions(story: Story) -> str:
@@ -298,7 +304,18 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _option(options: dict[str, Any], name: str) -> str:
+def bytes_of(value: float | None) -> str:
+    """Memory: 12 kB, 3.4 MB, 1.2 GB."""
+    if value is None:
+        return NONE
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value / 1e3:.3g} kB"
+
+
+def option(options: dict[str, Any], name: str) -> str:
+    """The value of an option."""
     if name not in options:
         return NONE
     value = options[name]

@@ -17,6 +17,7 @@ from ..fields import as_given, as_state
 from ..group.agreement import agree
 from ..group.base import ALONE, Group
 from .cuts import cut
+from .numbers import Numbers, draw_on_from, drawing
 from .pieces import Piece, named_modules, pieces_of
 
 
@@ -73,7 +74,10 @@ class Staged(nn.Module):
         return range(self.count) if self.group.alone else range(self.group.rank, self.group.rank + 1)
 
     def stage(self, k: int) -> Callable[[Any], Any]:
-        """Stage k as a function from its first state, (B, ...), the input for k = 0, to its last."""
+        """Stage k as a function from its first state, (B, ...), the input for k = 0, to its last.
+
+        Called, it raises RuntimeError where the stage is on another rank.
+        """
         pieces = self._of(k)
 
         def through(value: Any) -> Any:
@@ -94,7 +98,10 @@ class Staged(nn.Module):
         """All stages one after the other, exact; on a layer group the output is on every rank.
 
         All ranks call it with the same batch, and `backward` on what they make of its output. Random
-        numbers (of dropout, say) are those of the rank that has the stage.
+        numbers (of dropout, say) are those of one process, if the ranks were seeded alike.
+
+        Raises:
+            RankFailed: a stage has raised on another rank.
         """
         if not self.group.alone:
             return self._relayed(x)
@@ -108,23 +115,36 @@ class Staged(nn.Module):
         device = next(self.parameters()).device
         value, state = x, ()
         for k in range(last):
-            found, forms = told(group, k, partial(self._ended, k, value))
+            found, (forms, drawn) = told(group, k, partial(self._ended, k, value, device))
+            draw_on_from(drawn, device)
             if group.rank == k:
                 state = crossed(group, k, k + 1, found)
             elif group.rank == k + 1:
                 state = crossed(group, k, k + 1, tuple(form.placeholder(device) for form in forms))
                 value = as_given(state)
-        return everywhere(group, lambda: self.stage(last)(value), state)
+        random: Numbers = ()
 
-    def _ended(self, k: int, value: Any) -> tuple[State, list[Form]]:
+        def closing() -> Any:
+            nonlocal random
+            end, random = drawing(self.stage(last), value, device)
+            return end
+
+        output = everywhere(group, closing, state)
+        draw_on_from(group.tell(random, last), device)
+        return output
+
+    def _ended(
+        self, k: int, value: Any, device: torch.device
+    ) -> tuple[State, tuple[list[Form], Numbers]]:
         """The last state of stage k, in a graph even where the stage is frozen: a gradient will come."""
-        state = as_state(self.stage(k)(value), f"the last state of stage {k}")
+        end, random = drawing(self.stage(k), value, device)
+        state = as_state(end, f"the last state of stage {k}")
         if torch.is_grad_enabled():
             state = tuple(
                 a if a.requires_grad or not a.is_floating_point() else a.detach().requires_grad_()
                 for a in state
             )
-        return state, [Form.of(a) for a in state]
+        return state, ([Form.of(a) for a in state], random)
 
     def distribute(self, group: Group) -> Staged:
         """Keeps of the network the stage of this rank alone, in place; on one process all of them.

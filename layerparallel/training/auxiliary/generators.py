@@ -27,6 +27,12 @@ class Generators:
     flips included, all samples can be augmented, and nothing is kept per sample; so there are no
     multipliers either. (AuxNet, a later version of Sun et al. 2021, is of this kind.)
 
+    Part of g is the gradient of the task's loss through the stage behind. A G_k may lower that loss by
+    telling the stage more of the input than the states before it do, which is lost when states take its
+    place; the more so, the less of a state is kept. So a larger β is needed than for stored ones: of
+    bundled digits pooled 2×2, three stages, 71 % are right after six epochs with β = 10, 84 % with 100
+    and 88 % with 1000, of 90 % with stored ones.
+
     Args:
         shapes: of one sample's state, at the interfaces of this process.
         filters: of these, fitted; what is rounded is differentiated as if it were not.

@@ -13,7 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from layerparallel.data.batches import Batch
 from layerparallel.errors import InputError
+from layerparallel.group.agreement import agree
 from layerparallel.layerwise import load_optimizer_state_dict, optimizer_state_dict
+from layerparallel.team import Team
+from layerparallel.training.auxiliary import checks
 from layerparallel.training.auxiliary.filters import parse
 from layerparallel.training.auxiliary.generators import Build, Generators, generator
 from layerparallel.training.auxiliary.parallel import Parallel
@@ -41,12 +44,13 @@ class AuxiliaryMethod:
     ``regenerate=True`` small networks make all λ from the inputs, augmented or not; see `Generators`.
 
     On a layer group every rank has one stage, and keeps what belongs to its beginning; all ranks make
-    the method and call `begin_epoch`, `step`, `violations` and `epoch_line` alike. With one stage it is
-    `Backprop`, bit by bit.
+    the method and call `begin_epoch`, `expect`, `step`, `violations` and `epoch_line` alike. If they
+    were seeded alike, their numbers are those of one process, bit by bit, with dropout, too. With one
+    stage it is `Backprop`, bit by bit.
 
     Args:
         network: in stages, on one process or distributed.
-        settings: see `Auxiliary`; `stages` in it is what `network` was made with.
+        settings: see `Auxiliary`; `stages` in it has to be what `network` was made with.
         criterion: from outputs and classes `(batch,)`, or what `step` gets for them, to the mean loss.
         optimizer: makes the optimiser of a stage from its parameters.
         samples: from places `(b,)` in the training set, int64, to the inputs there, not augmented.
@@ -59,7 +63,8 @@ class AuxiliaryMethod:
         build: makes the network of an interface for ``regenerate=True``; see `Generators`.
 
     Raises:
-        InputError: settings, states and memory do not fit together.
+        InputError: settings, network, states, memory and number of samples do not fit together; on every
+            rank.
     """
 
     wants_batch = True
@@ -78,33 +83,42 @@ class AuxiliaryMethod:
         place: torch.device | str = "cpu",
         build: Build = generator,
     ) -> None:
+        for name, value in (("count", count), ("batch", batch)):
+            if value < 1:
+                raise InputError(f"{name} = {value} samples are too few: give at least 1.")
+        checks.stages(network, settings)
         self.network, self.settings, self.criterion = network, settings, criterion
         self.samples, self.batch = samples, batch
         mine = network.mine
         self.optimizers = {k: optimizer(list(network.parameters_of(k))) for k in mine}
         self.schedulers = {k: scheduler(o) for k, o in self.optimizers.items()} if scheduler else {}
         example = samples(torch.arange(min(2, count)))
+        self._inputs = example.shape[1:]
         self._forms = shapes, dtype = forms_of(network, example)
+        checks.augmented(shapes, settings)
         filters = {k: parse(settings.filter).fitted(shape) for k, shape in shapes.items()}
         own = {k: shapes[k] for k in mine if k > 0}
         self.generators = (
             Generators(own, filters, example, dtype, optimizer, build) if settings.regenerate else None
         )
-        self.store = Store(
-            count,
-            {} if settings.regenerate else own,
-            filters,
-            settings.budget,
-            folder,
-            pin=example.is_cuda,
-            multipliers=settings.method == "augmented",
-            dtype=dtype,
-            place=place,
+        self.store = Team(network.group).together(
+            lambda: Store(
+                count,
+                {} if settings.regenerate else own,
+                filters,
+                settings.budget,
+                folder,
+                pin=example.is_cuda,
+                multipliers=settings.method == "augmented",
+                dtype=dtype,
+                place=place,
+            )
         )
         self._parallel = Parallel(network, criterion, self.store, filters, self._forms, self.generators)
         self._parallel.set_rates(settings, 0)
         self.epoch: int | None = None
         self._filled: int | None = None
+        self._agreed = False  # on the mini batches of the epoch
 
     # ---- epochs ---------------------------------------------------------------------------------
 
@@ -118,10 +132,15 @@ class AuxiliaryMethod:
         return self.settings.augments(epoch)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Goes over to an epoch, counted from 0; to be called again where one is resumed."""
+        """Goes over to an epoch, counted from 0; to be called again where one is resumed.
+
+        Raises:
+            InputError: beta has grown beyond all numbers.
+        """
         if epoch != self.epoch:
             self._parallel.violations, self._parallel.seen = {}, 0
-        self.epoch = epoch
+        self._parallel.forget()
+        self.epoch, self._agreed = epoch, False
         self._parallel.set_rates(self.settings, epoch)
         if self.mode == "parallel" and self._filled != self.settings.phase(epoch):
             if self.network.count > 1:
@@ -147,24 +166,44 @@ class AuxiliaryMethod:
 
     def epoch_line(self) -> dict[str, Any]:
         """What the line of the present epoch in the record says of the method."""
-        beta = self.settings.beta_in(self.epoch or 0)
-        return {"mode": self.mode, "beta": beta, "violations": self.violations}
+        return {
+            "mode": self.mode,
+            "beta": self.settings.beta_in(self.epoch or 0),
+            "violations": self.violations,
+            "kept_bytes": sum(self.network.group.gather(self.store.nbytes)),
+        }
 
     # ---- steps ----------------------------------------------------------------------------------
+
+    def expect(self, index: Tensor) -> None:
+        """Says, before a step, which samples will follow it: int64 `(b,)`, places in the training set.
+
+        Their auxiliary variables are then read while the step's messages are under way, and are sent
+        after it, while the batch is loaded. Every step that this is not said of reads its own.
+        """
+        if self.mode == "parallel" and self.network.count > 1:
+            self._parallel.expect(index)
 
     def step(self, x: Tensor, y: Tensor, batch: Batch | None = None) -> StepRecord:
         """Train on one mini batch: inputs `(batch, ...)`, classes `(batch,)`.
 
         Args:
-            batch: says which samples these are; needed in parallel epochs.
+            batch: says which samples these are, each of them once; needed with more than one stage.
+
+        Raises:
+            InputError: it does not say so; or, in the first step of an epoch, the ranks have different
+                mini batches.
         """
         if self.epoch is None:
             self.begin_epoch(0)
+        if self.network.count > 1:
+            self._check(x, batch)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         if self.mode == "serial" or self.network.count == 1:
             record = self._serially(x, y)
         else:
+            assert batch is not None
             record = self._in_parallel(x, y, batch)
         for optimizer in self.optimizers.values():
             optimizer.step()
@@ -178,12 +217,16 @@ class AuxiliaryMethod:
         loss.backward()
         return StepRecord(loss=loss.detach(), correct=count_correct(output, y))
 
-    def _in_parallel(self, x: Tensor, y: Tensor, batch: Batch | None) -> StepRecord:
-        if batch is None:
-            raise InputError(
-                "A parallel step got a mini batch without the places of its samples in the training "
-                "set, to which auxiliary variables belong: give batch=."
-            )
+    def _check(self, x: Tensor, batch: Batch | None) -> None:
+        """Refuses a mini batch that is none of the training set's, in serial epochs, too."""
+        index = checks.inputs(x, batch, self._inputs)
+        if self.mode == "parallel":
+            checks.places(index, len(x), self.store.count)
+        if not (self._agreed or self.network.group.alone):
+            agree(self.network.group, {"mini batch": index})
+            self._agreed = True
+
+    def _in_parallel(self, x: Tensor, y: Tensor, batch: Batch) -> StepRecord:
         drawn = batch.drawn
         if self.generators is not None and self.settings.augment == "both":
             drawn = None  # what is made from the inputs has moved with them
@@ -199,6 +242,7 @@ class AuxiliaryMethod:
         What is empty is left out: on another rank it may not be.
         """
         state = {
+            "made": self._made(),
             "network": self.network.state_dict(),
             "optimizers": {
                 str(k): optimizer_state_dict(self.network, each) for k, each in self.optimizers.items()
@@ -215,8 +259,11 @@ class AuxiliaryMethod:
         """Take back what `state_dict` gave; of other ranks' stages nothing.
 
         Raises:
-            InputError: the auxiliary variables are of other samples, stages or filters.
+            InputError: it is of other stages or another method or filter, or the auxiliary variables are
+                of other samples.
         """
+        self._parallel.forget()
+        checks.made(state.get("made", {}), self._made())
         self.store.load_state_dict(state["store"])
         self.network.load_state_dict(state["network"])
         if self.generators is not None:
@@ -231,3 +278,9 @@ class AuxiliaryMethod:
         self._parallel.violations = {
             int(k): each for k, each in state.get("violations", {}).items() if int(k) in measured
         }
+
+    def _made(self) -> dict[str, Any]:
+        """What a saved state belongs to."""
+        settings, starts = self.settings, [stage.start for stage in self.network.stages]
+        made = "regenerate" if settings.regenerate else settings.method
+        return {"stages from pieces": starts, "method": made, "filter": settings.filter}

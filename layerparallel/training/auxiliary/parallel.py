@@ -74,6 +74,7 @@ class Parallel:
         self.interfaces: dict[int, Interface] = {}
         self.state_rates: dict[int, float] = {}
         self.multiplier_rate = 0.0
+        self.estimates = False
         self.violations: dict[int, Tensor | float] = {}
         """Sums over the samples seen, of the interfaces at which this process's stages end."""
         self.seen = 0
@@ -86,6 +87,7 @@ class Parallel:
     def set_rates(self, settings: Auxiliary, epoch: int) -> None:
         """Weights and learning rates of an epoch."""
         self.multiplier_rate = settings.multiplier_rate_in(epoch)
+        self.estimates = settings.estimates
         for k, shape in self.shapes.items():
             weight = settings.weight(torch.Size(shape).numel())
             self.interfaces[k] = Interface(self.filters[k], settings.beta_in(epoch), weight)
@@ -166,6 +168,12 @@ class Parallel:
         """Λ and κ of interface k after the step; of samples that were moved they stay."""
         assert start.grad is not None
         interface, adjoint = self.interfaces[k], start.grad * len(start)
+        if self.estimates:
+            assert held.multiplier is not None
+            after = interface.restored(held.state, pulled, self.state_rates[k])
+            multiplier = interface.estimated(held.multiplier, held.state, adjoint, self.multiplier_rate)
+            self._put(k, index, after, multiplier, drawn)
+            return
         gradient = interface.state_gradient(held.state, pulled, adjoint, held.pushed)
         if self.generators is not None:
             self.generators.descend(k, gradient)
@@ -175,6 +183,12 @@ class Parallel:
         if multiplier is not None:
             rate = self.multiplier_rate
             multiplier = interface.multiplier_step(multiplier, held.state, after, pulled, rate)
+        self._put(k, index, after, multiplier, drawn)
+
+    def _put(
+        self, k: int, index: Tensor, after: Tensor, multiplier: Tensor | None, drawn: Drawn | None
+    ) -> None:
+        """Keeps Λ and κ, but not of samples that were moved."""
         if drawn is not None:
             as_is = ((drawn.down == 0) & (drawn.right == 0) & ~drawn.flipped).to(index.device)
             index, after = index[as_is], after[as_is.to(after.device)]

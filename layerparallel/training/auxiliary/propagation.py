@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from layerparallel.crossing import told
 from layerparallel.errors import InputError
+from layerparallel.training.auxiliary import draws
 from layerparallel.training.auxiliary.filters import Shape
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def forms_of(staged: Staged, example: Tensor) -> Forms:
         example: an input `(b, ...)`; it is propagated in evaluation mode.
 
     Raises:
-        InputError: a stage ends with something else than one tensor with the samples in front, or
-            stages end in different dtypes.
+        InputError: a stage ends with something else than one floating-point tensor with the samples in
+            front, or stages end in different dtypes.
     """
     group = staged.group
     u: Tensor = example
@@ -66,7 +67,8 @@ def propagate(
     """One ordinary propagation of the training set; every rank calls this.
 
     Samples come in a random order, in batches of about one size, so that batch norm meets statistics
-    like those of training. The network's buffers and torch's random numbers stay as they are.
+    like those of training. The network's buffers and torch's random numbers stay as they are, and those
+    of dropout are the same on ranks as on one process.
 
     Args:
         count: samples in the training set.
@@ -78,12 +80,12 @@ def propagate(
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     with undisturbed(staged), torch.no_grad():
         for index in order.tensor_split(-(-count // batch)):
-            x = samples(index)
-            for k, state in _states(staged, x, forms):
+            x, seed = samples(index), draws.seed()
+            for k, state in _states(staged, x, forms, seed):
                 keep(k, index, x, state)
 
 
-def _states(staged: Staged, x: Tensor, forms: Forms) -> Iterator[tuple[int, Tensor]]:
+def _states(staged: Staged, x: Tensor, forms: Forms, seed: int) -> Iterator[tuple[int, Tensor]]:
     """Of every interface k of this process, k and the state there."""
     group, mine, u = staged.group, staged.mine, x
     shapes, dtype = forms
@@ -94,7 +96,8 @@ def _states(staged: Staged, x: Tensor, forms: Forms) -> Iterator[tuple[int, Tens
         if k > 0:
             yield k, u
         if k < staged.count - 1:
-            u = staged.stage(k)(u)
+            with draws.of_stage(seed, k, x.device):
+                u = staged.stage(k)(u)
     if mine.stop < staged.count:
         group.exchange([(group.rank + 1, u.contiguous())], [])
 
@@ -122,6 +125,11 @@ def _ended(staged: Staged, k: int, u: Tensor) -> tuple[Tensor, tuple[Shape, torc
         raise InputError(
             f"Stage {k} ends with a {type(end).__name__}, and auxiliary variables stand for one tensor: "
             "cut the network where its state is one."
+        )
+    if not end.is_floating_point():
+        raise InputError(
+            f"Stage {k} ends with a state of {end.dtype}, which has no gradient: cut the network where "
+            "its state is of floating-point numbers."
         )
     if end.ndim == 0 or len(end) != len(u):
         raise InputError(

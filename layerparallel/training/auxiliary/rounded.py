@@ -42,7 +42,7 @@ class Rounded(Filter):
             raise UnknownNameError("way of rounding", self.dtype, KINDS)
         if isinstance(self.inner, Rounded):
             raise InputError(
-                f"What is kept in {self.inner.dtype} cannot be rounded to {self.dtype} as well: give one."
+                f"What is kept in {self.inner.dtype} cannot be in {self.dtype}, too: give one of both."
             )
 
     def forms(self, state: Shape, dtype: torch.dtype) -> tuple[Form, ...]:

@@ -11,13 +11,15 @@ from layerparallel.training.auxiliary.filters import parse
 
 CHOICES = {
     "method": ("penalty", "augmented"),
-    "multiplier_step": ("derived", "printed"),
+    "multiplier_step": ("estimated", "derived", "printed"),
     "scale": ("sum", "mean"),
     "schedule": ("first", "alternating"),
     "augment": ("serial", "both"),
 }
 SAFETY = 0.5
 """What state_rate times the slope of the violation's gradient is if none is given; below 2."""
+RESTORING = 1.0
+"""The same where states follow what they are to equal, and nothing else: they then do at once."""
 
 
 @named_options
@@ -42,14 +44,17 @@ class Auxiliary:
     """How auxiliary variables are kept, such as "pool:2" or "pool:2+int8"; see `filters.parse`."""
     scale: Literal["mean", "sum"] = "mean"
     """Squares and products over a sample's state are means, or sums as published."""
-    multiplier_step: Literal["derived", "printed"] = "derived"
-    """"derived": κ ← κ - η_κ 2β (λ - x), from the stationary point; "printed": η_κ/(2β), as in print."""
+    multiplier_step: Literal["estimated", "derived", "printed"] = "estimated"
+    """"estimated": κ goes η_κ of the way to what the adjoint says it should be, and λ to x; "derived":
+    κ ← κ - η_κ 2β (λ - x), from the stationary point; "printed": η_κ/(2β), as in print."""
     state_rate: float | None = None
     """Learning rate η_λ of the auxiliary variables for the first beta; as beta grows it falls, so that
-    their product stays. None: a quarter of what would make them diverge."""
-    multiplier_rate: float = 0.1
-    """Learning rate η_κ of the multipliers. 1 is the textbook's step, for which every λ would have to be
-    found first; with one step of λ at a time it overshoots."""
+    their product stays. None: a quarter of what would make them diverge, or half of it where multipliers
+    are estimated."""
+    multiplier_rate: float | None = None
+    """Learning rate η_κ of the multipliers. None: 0.3 of estimated ones, 0.1 of others: 1 is the
+    textbook's step, for which every λ would have to be found first; with one step of λ at a time it
+    overshoots."""
     state_decay: float = 1.0
     """Factor on η_λ with every parallel epoch, at most 1."""
     multiplier_decay: float = 1.0
@@ -73,13 +78,13 @@ class Auxiliary:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise UnknownNameError(name, getattr(self, name), known)
-        for name in ("beta", "multiplier_rate", "budget"):
+        for name in ("beta", "budget"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} = {getattr(self, name)} is no positive number: give one.")
-        if self.state_rate is not None and not 0 < self.state_rate < math.inf:
-            raise InputError(
-                f"state_rate = {self.state_rate} is no positive number: give one, or leave it out."
-            )
+        for name in ("state_rate", "multiplier_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} = {value} is no positive number: give one, or leave it out.")
         if not 1 <= self.beta_growth < math.inf:
             raise InputError(f"beta_growth = {self.beta_growth} is no factor of at least 1: give one.")
         for name in ("state_decay", "multiplier_decay"):
@@ -90,7 +95,7 @@ class Auxiliary:
         cuts = self.stages if isinstance(self.stages, tuple) else (self.stages,)
         if not all(isinstance(each, int) and each >= 1 for each in cuts):
             raise InputError(
-                f"stages = {self.stages} is no whole number of at least 1, and no tuple of such: give one."
+                f"stages = {self.stages} is no whole number of at least 1, or tuple of such: give one."
             )
         for name, least in (("serial_start", 0), ("serial", 0), ("parallel", 1)):
             value = getattr(self, name)
@@ -145,8 +150,8 @@ class Auxiliary:
         if beta < math.inf:
             return beta
         raise InputError(
-            f"beta = {self.beta} grown {done} times by beta_growth = {self.beta_growth} is too large to be "
-            "a number: give a beta_growth nearer to 1."
+            f"beta = {self.beta} grown {done} times by beta_growth = {self.beta_growth} is too large "
+            "for a number: give a beta_growth nearer to 1."
         )
 
     def _done(self, epoch: int) -> int:
@@ -165,7 +170,7 @@ class Auxiliary:
         """
         slope = 2 * self.beta * weight * norm
         if self.state_rate is None:
-            rate = SAFETY / slope
+            rate = (RESTORING if self.estimates else SAFETY) / slope
         elif self.state_rate * slope < 2:
             rate = self.state_rate
         else:
@@ -177,7 +182,15 @@ class Auxiliary:
         return rate * self.state_decay ** self._done(epoch) * self.beta / self.beta_in(epoch)
 
     def multiplier_rate_in(self, epoch: int) -> float:
-        """The factor of (λ - x) in a step of κ: η_κ 2β, or η_κ/(2β)."""
+        """The factor of (λ - x) in a step of κ, η_κ 2β or η_κ/(2β); η_κ itself where it is estimated."""
         beta = self.beta_in(epoch)
-        factor = 2 * beta if self.multiplier_step == "derived" else 1 / (2 * beta)
-        return self.multiplier_rate * self.multiplier_decay ** self._done(epoch) * factor
+        factor = {"estimated": 1.0, "derived": 2 * beta, "printed": 1 / (2 * beta)}[self.multiplier_step]
+        rate = self.multiplier_rate
+        if rate is None:
+            rate = 0.3 if self.estimates else 0.1
+        return rate * self.multiplier_decay ** self._done(epoch) * factor
+
+    @property
+    def estimates(self) -> bool:
+        """Whether there are multipliers, and these are estimated."""
+        return self.method == "augmented" and self.multiplier_step == "estimated"

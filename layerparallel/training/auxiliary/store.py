@@ -85,9 +85,10 @@ class Store:
         self._kept: dict[int, Rows] = {}
         try:
             if self.folder is not None:
-                _opened(self.folder, self.nbytes)
+                names = [_file(k, j) for k, each in forms.items() for j in range(len(each))]
+                _make_room(self.folder, names, self.nbytes)
             for k, each in forms.items():
-                self._kept[k] = tuple(self._array(f"{k}-{j}", form) for j, form in enumerate(each))
+                self._kept[k] = tuple(self._array(_file(k, j), form) for j, form in enumerate(each))
         except (OSError, RuntimeError) as error:
             where = f"the memory of {self.place}" if self.folder is None else f"the folder {self.folder}"
             raise InputError(
@@ -105,10 +106,9 @@ class Store:
         shape, dtype = (self.count, *form[0]), form[1]
         if self.folder is None:
             return torch.zeros(shape, dtype=dtype, device=self.place)
-        path = self.folder / f"interface-{name}.bin"
-        path.unlink(missing_ok=True)  # a new file reads as zeros
+        path = str(self.folder / name)
         size = math.prod(shape)
-        return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+        return torch.from_file(path, shared=True, size=size, dtype=dtype).view(shape)
 
     def _smaller(self, shapes: Mapping[int, Shape], budget: int) -> tuple[str, int] | None:
         """The first filter that fits into the budget, and the bytes that it needs."""
@@ -219,13 +219,20 @@ def _bytes(form: Form) -> int:
     return math.prod(form[0]) * form[1].itemsize
 
 
-def _opened(folder: Path, size: int) -> None:
-    """A folder for so many bytes.
+def _file(k: int, j: int) -> str:
+    """Name of the file of a tensor of an interface."""
+    return f"interface-{k}-{j}.bin"
+
+
+def _make_room(folder: Path, names: list[str], size: int) -> None:
+    """A folder with room for files of these names, which read as zeros.
 
     Raises:
-        OSError: it cannot be made, or its disk has less.
+        OSError: it cannot be made, or its disk has fewer bytes than `size`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
     free = shutil.disk_usage(folder).free
     if free < size:  # a write to a mapped file would end the process
         raise OSError(f"{free / GB:.3g} GB are free there")

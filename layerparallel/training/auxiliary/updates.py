@@ -8,18 +8,27 @@ stationary point of the augmented Lagrangian (Sun et al. 2021, of a sample)
     L = φ(x^{K-1}) + Σ_k c_k ( β ‖λ_k - x^{k-1}‖² - ⟨Jκ_k, λ_k - x^{k-1}⟩ )
 
 with φ the task's loss and c_k = 1, or 1 over the entries of λ_k; of a mini batch its mean over the B
-samples. Everything a step needs of an interface follows from the difference d = λ - x:
+samples. Everything a step needs of an interface follows from the difference d = λ - x (numbers are the
+paper's equations):
 
-    gradient of the mean by x       (c/B) (Jκ - 2β d)          starts the back-propagation of stage k-1
+    gradient of the mean by x       (c/B) (Jκ - 2β d)          starts (26), back through stage k-1
     pulled difference               p = Jᵀ d                   goes from stage k-1 to stage k
     gradient of a sample by Λ       g = 2β c p + Jᵀ(a - c Jκ)  a = ∂L/∂λ through stage k, of this sample
-    state step                      Λ⁺ = Λ - η_λ direction(g)
-    multiplier step                 κ⁺ = κ - step ((JᵀJ)⁻¹p + Λ⁺ - Λ)
+    state step                      Λ⁺ = Λ - η_λ direction(g)              (29)
+    multiplier step                 κ⁺ = κ - step ((JᵀJ)⁻¹p + Λ⁺ - Λ)      (30)
 
 The last is κ - step DS(λ⁺ - x), since DS = (JᵀJ)⁻¹Jᵀ; no more than p is needed for it. At a stationary
-point 2β c (λ - x) = c κ - a: with κ = 0 (the penalty method) the violation is -a/(2β c); as c κ goes to
-a, it goes to 0. The step that leaves κ there when λ has been found is step = 2β ("derived"); published
-is 1/(2β) ("printed").
+point 2β c (λ - x) = c κ - a (19): with κ = 0 (the penalty method) the violation is -a/(2β c) (24); as
+c κ goes to a, it goes to 0. The step that leaves κ there when λ has been found is step = 2β ("derived");
+published is 1/(2β) ("printed").
+
+Λ steps along g before κ has followed, so that λ - x is for a while -a/(2β c) of the sample itself: it
+tells stage k the sample's class, which stage k learns to read there, and not in x. "Estimated"
+multipliers have it the other way round. κ goes to where ∂L/∂Λ = 0 at λ = x (the least-squares estimate
+of a multiplier), and Λ follows x alone:
+
+    multiplier step                 κ⁺ = κ + η_κ (DS(a)/c - κ)
+    state step                      Λ⁺ = Λ - η_λ direction(2β c p)
 """
 
 from __future__ import annotations
@@ -73,6 +82,15 @@ class Interface:
     ) -> Tensor:
         """κ⁺, from κ, Λ, Λ⁺ and p."""
         return multiplier - step * (self.filter.solve(pulled, state) + (after - state))
+
+    def restored(self, state: Tensor, pulled: Tensor, rate: float) -> Tensor:
+        """Λ⁺ where it follows x alone, from Λ and p."""
+        return self.state_step(state, (2 * self.beta * self.weight) * pulled, rate)
+
+    def estimated(self, multiplier: Tensor, state: Tensor, adjoint: Tensor, rate: float) -> Tensor:
+        """κ⁺ on its way to the estimate, from κ, Λ and a."""
+        found = self.filter.solve(self.filter.transpose(adjoint, state), state) / self.weight
+        return multiplier.lerp(found, rate)
 
 
 def violation(difference: Tensor, x: Tensor) -> Tensor:
