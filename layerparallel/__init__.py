@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .layerwise import load_optimizer_state, optimizer_state
     from .optim import LBFGS, depth_groups
     from .refinement import refine
+    from .subnetworks import PararealNetwork, parareal_network, warp
     from .training.adaptive import Adaptive
     from .training.backprop import Backprop
     from .training.objective import Objective
@@ -30,12 +31,15 @@ _LAZY: dict[str, str] = {
     "LBFGS": "optim",
     "Objective": "training.objective",
     "OneShot": "training.one_shot",
+    "PararealNetwork": "subnetworks",
     "depth_groups": "optim",
     "distribute": "distribution",
     "refine": "refinement",
     "load_optimizer_state": "layerwise",
     "optimizer_state": "layerwise",
+    "parareal_network": "subnetworks",
     "tune": "tuning",
+    "warp": "subnetworks",
 }
 """Names that are loaded when they are used: `import layerparallel` needs torch alone."""
 
@@ -60,6 +64,7 @@ __all__ = [
     "Objective",
     "OneShot",
     "Parareal",
+    "PararealNetwork",
     "Serial",
     "SerialNetwork",
     "Solution",
@@ -69,6 +74,8 @@ __all__ = [
     "distribute",
     "load_optimizer_state",
     "optimizer_state",
+    "parareal_network",
     "refine",
     "tune",
+    "warp",
 ]

@@ -18,7 +18,7 @@ ROWS = [
     {"generic", "solvers", "cost"},
     {"propagate", "bodies", "body", "serial_twins", "stacking", "wrapping", "crossing"},
     {"network"},
-    {"distribution", "team", "staged"},
+    {"distribution", "team", "staged", "subnetworks"},
     {"refinement", "layerwise", "models", "tuning", "optim", "data"},
     {"training"},
     {"evaluate", "record", "progress", "stopwatch", "sums"},

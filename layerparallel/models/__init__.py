@@ -1,6 +1,7 @@
-"""Networks of the literature as chains with transitions; each function returns a `Network`."""
+"""Networks of the literature: chains with transitions, each a `Network`; VGG-16, an nn.Sequential."""
 
 from .residual import preactivation_resnet, resnet, wide_resnet
 from .vae import resnet_vae, vae_loss
+from .vgg import vgg16
 
-__all__ = ["preactivation_resnet", "resnet", "resnet_vae", "vae_loss", "wide_resnet"]
+__all__ = ["preactivation_resnet", "resnet", "resnet_vae", "vae_loss", "vgg16", "wide_resnet"]

@@ -1,0 +1,13 @@
+"""Parareal neural networks: parallel subnetworks of one network, joined by a coarse network.
+
+Numbers j are those of the paper (Lee, Lee, Park, "Parareal neural networks emulating a
+parallel-in-time algorithm", 2022): preprocessing C^1..C^N, fine parts g^1..g^N, coarse parts
+F^1..F^{N-1}, postprocessing h. On a layer group rank j - 1 has C^j and g^j.
+"""
+
+from .build import parareal_network
+from .describe import Part
+from .network import PararealNetwork
+from .warp import WarpNetwork, warp
+
+__all__ = ["PararealNetwork", "Part", "WarpNetwork", "parareal_network", "warp"]

@@ -1,0 +1,160 @@
+"""The parareal form of a network, as its equations stand in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from ..fields import as_given, as_state
+from ..group.base import ALONE, Group
+from ..staged.pieces import Piece, pieces_of
+from .batched import in_batches
+from .describe import Part, table
+from .ranks import keep_own, propagate
+from .trace import through
+
+Holders = Literal["every", "last"]
+"""Which ranks of a layer group have the coarse network and the postprocessing."""
+
+
+class PararealNetwork(nn.Module):
+    """N subnetworks that do not wait for each other, joined by a coarse network::
+
+        x_j = C^j(x),  y_j = g^j(x_j)                    j = 1..N, all at once
+        y~_1 = y_1
+        y~_{j+1} = y_{j+1} + F^j(y~_j - x_{j+1})         j = 1..N-1, the coarse network
+        output = h(y~_N)
+
+    It is made by `parareal_network`. The network that it is made of keeps its modules, which are C^1,
+    the g^j and h, and their names, so that its state fits; there are ``preprocessing.j`` for C^j,
+    j = 2..N, and ``coarse.j`` for F^j beside them. With N = 1 there is nothing else.
+
+    Args:
+        modules: of the original network, by name.
+        ends: of its pieces, N + 1 of them: how many are in front of g^1, behind g^1, ..., behind g^N.
+        preprocessing: C^2..C^N.
+        coarse: F^1..F^{N-1}.
+        parts: what they cost.
+
+    Attributes:
+        alike: which fine parts, counted from 0, one process computes in one batch; see `batched`.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        ends: Sequence[int],
+        preprocessing: Sequence[nn.Module],
+        coarse: Sequence[nn.Module],
+        parts: Sequence[Part],
+    ):
+        super().__init__()
+        self._modules.update(modules)
+        self._pieces = tuple(piece for name in modules for piece in pieces_of(self, name))
+        self._ends, self._parts = tuple(ends), tuple(parts)
+        self.preprocessing = nn.ModuleDict({str(j): C for j, C in enumerate(preprocessing, start=2)})
+        self.coarse = nn.ModuleDict({str(j): F for j, F in enumerate(coarse, start=1)})
+        self._group: Group = ALONE
+        self.holders: Holders = "every"
+        self.alike: tuple[range, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(self._ends) - 1
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """How many pieces of the original network are in front of g^1, behind g^1, ..., behind g^N."""
+        return self._ends
+
+    @property
+    def group(self) -> Group:
+        """The layer group that has one subnetwork on each rank; one process unless distributed."""
+        return self._group
+
+    def describe(self) -> tuple[Part, ...]:
+        """Parameters and operations of C^1..C^N, g^1..g^N, F^1..F^{N-1} and h, on all ranks the same."""
+        return self._parts
+
+    # ---- the parts ------------------------------------------------------------------------------
+
+    def pieces(self, part: Literal["opening", "closing"] | int) -> tuple[Piece, ...]:
+        """Of the original network: those of C^1, of h, or of g^j for a number j."""
+        if part == "opening":
+            return self._pieces[: self._ends[0]]
+        if part == "closing":
+            return self._pieces[self._ends[-1] :]
+        return self._pieces[self._ends[part - 1] : self._ends[part]]
+
+    def prepared(self, j: int, x: Any) -> Any:
+        """C^j(x)."""
+        if j == 1:
+            return through(self.pieces("opening"), x)
+        return self.preprocessing[str(j)](x)
+
+    def fine(self, j: int, state: Any) -> Any:
+        """g^j(x_j)."""
+        return through(self.pieces(j), state)
+
+    def corrected(self, x: Sequence[Any], y: Sequence[Any]) -> Any:
+        """y~_N from all x_j = ``x[j - 1]`` and y_j = ``y[j - 1]``."""
+        state = y[0]
+        for j in range(1, self.count):
+            jump = _combined(state, x[j], -1)
+            state = _combined(y[j], self.coarse[str(j)](jump), 1)
+        return state
+
+    def closed(self, state: Any) -> Any:
+        """h(y~_N)."""
+        return through(self.pieces("closing"), state)
+
+    # ---- the whole ------------------------------------------------------------------------------
+
+    def forward(self, x: Any) -> Any:
+        """The output, on every rank; all ranks call it with the same batch.
+
+        On a layer group `backward` is called on every rank, on a loss that is the same on all. Random
+        numbers (of dropout, say) are those of the rank that has the part.
+        """
+        if not self.group.alone:
+            return propagate(self, x)
+        begins = [self.prepared(j, x) for j in range(1, self.count + 1)]
+        fine = [self.pieces(j) for j in range(1, self.count + 1)]
+        return self.closed(self.corrected(begins, in_batches(fine, begins, self.alike)))
+
+    def distribute(self, group: Group, holders: Holders = "every") -> PararealNetwork:
+        """Keeps C^j and g^j of the subnetwork j = rank + 1, in place; on one process all of them.
+
+        Every rank makes the whole network with the same seed and calls this; optimisers are made
+        afterwards.
+
+        Args:
+            group: a layer group of N ranks, or of one.
+            holders: who has the coarse network and the postprocessing. "every" rank: all send each
+                other x_j and y_j, take the coarse steps for themselves, and go back without a message.
+                The "last": it is sent them all, and sends their gradients back.
+
+        Returns:
+            The network itself.
+
+        Raises:
+            InputError: the ranks are not as many as the subnetworks or disagree on the network;
+                subnetworks share parameters; what every rank is to repeat is random; or the network is
+                distributed already.
+        """
+        if keep_own(self, group, holders):
+            self._group, self.holders = group, holders
+        return self
+
+    def extra_repr(self) -> str:
+        """The number of subnetworks and the table of `describe`."""
+        return f"{self.count} subnetworks\n{table(self._parts)}"
+
+
+def _combined(a: Any, b: Any, sign: int) -> Any:
+    """a + sign b, for states of one tensor or several."""
+    pairs = zip(as_state(a, "a state"), as_state(b, "a state"), strict=True)
+    return as_given(tuple(u + v if sign > 0 else u - v for u, v in pairs))

@@ -1,0 +1,247 @@
+"""A parareal network on a layer group: one subnetwork on each rank, one exchange of interface values.
+
+Every rank computes its x_j and y_j. Then, with the coarse network on every rank, all send theirs to
+all, and take the coarse steps for themselves, to whose graph each has its own values: the gradients
+with respect to them are then there without a message, and those of the coarse network on every rank.
+With the coarse network on the last rank all send theirs there, and get their gradients from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..chain import State
+from ..crossing import Form, everywhere
+from ..distribution import Elsewhere
+from ..errors import InputError, RankFailed, UnknownNameError
+from ..fields import as_given, as_state
+from ..group.agreement import agree
+from ..group.base import Group
+
+if TYPE_CHECKING:
+    from .network import PararealNetwork
+
+Value = TypeVar("Value")
+Forms = tuple[list[Form], list[Form]]
+"""Of x_j and y_j of one rank."""
+
+
+def propagate(net: PararealNetwork, x: Any) -> Any:
+    """The output on every rank."""
+    group, j = net.group, net.group.rank + 1
+
+    def own() -> tuple[tuple[State, State], Forms]:
+        begin = net.prepared(j, x)
+        end = as_state(net.fine(j, begin), f"the value of g^{j}")
+        # C^1(x) goes nowhere: no difference is taken of it.
+        states = _reached(as_state(begin, f"the value of C^{j}")) if j > 1 else (), _reached(end)
+        return states, ([Form.of(a) for a in states[0]], [Form.of(a) for a in states[1]])
+
+    mine, forms = shown(group, own)
+    collect = _to_every if net.holders == "every" else _to_last
+    begins, ends, thread = collect(group, mine, forms)
+
+    def closed() -> Any:
+        given = [as_given(state) if state else None for state in begins]
+        return net.closed(net.corrected(given, [as_given(state) for state in ends]))
+
+    return closed() if net.holders == "every" else everywhere(group, closed, thread)
+
+
+def shown(group: Group, work: Callable[[], tuple[Value, Any]]) -> tuple[Value, list[Any]]:
+    """Does `work` on every rank, and tells all others about it.
+
+    Args:
+        work: returns a value, which stays on its rank, and what is to be told of it.
+
+    Returns:
+        The value, and what all ranks tell.
+
+    Raises:
+        RankFailed: `work` has raised on another rank; its own error where it did.
+    """
+    value, message, error = None, None, None
+    try:
+        value, message = work()
+    except Exception as raised:
+        error, message = (
+            raised,
+            RankFailed(f"rank {group.rank} raised {type(raised).__name__}: {raised}"),
+        )
+    said = group.gather(message)
+    if error is not None:
+        raise error
+    failed = next((each for each in said if isinstance(each, RankFailed)), None)
+    if failed is not None:
+        raise failed
+    return value, said  # type: ignore[return-value]
+
+
+def _reached(state: State) -> State:
+    """In a graph even where the subnetwork is frozen: a gradient will come."""
+    if not torch.is_grad_enabled():
+        return state
+    return tuple(a if a.requires_grad else a.detach().requires_grad_() for a in state)
+
+
+Collected = tuple[list[State], list[State], State]
+"""All x_j, all y_j, and from where the graph of this rank goes back."""
+
+
+def _to_every(group: Group, mine: tuple[State, State], forms: Sequence[Forms]) -> Collected:
+    own = [a.detach().contiguous() for state in mine for a in state]
+    others = [rank for rank in range(group.size) if rank != group.rank]
+    got = {rank: _empty(forms[rank], mine[1][0].device) for rank in others}
+    sends = [(rank, a) for rank in others for a in own]
+    receives = [(rank, a) for rank in others for state in got[rank] for a in state]
+    group.exchange(sends, receives).wait()
+    states = [got.get(rank, mine) for rank in range(group.size)]
+    return [begin for begin, _ in states], [end for _, end in states], mine[1]
+
+
+def _to_last(group: Group, mine: tuple[State, State], forms: Sequence[Forms]) -> Collected:
+    found: State = _ToLast.apply(group, forms, *mine[0], *mine[1])  # type: ignore[assignment]
+    if not group.last:
+        return [], [], found
+    states, rest = [], list(found)
+    for begin, end in forms[:-1]:
+        states.append((tuple(rest[: len(begin)]), tuple(rest[len(begin) : len(begin) + len(end)])))
+        del rest[: len(begin) + len(end)]
+    states.append(mine)
+    return [begin for begin, _ in states], [end for _, end in states], ()
+
+
+def _empty(forms: Forms, device: torch.device) -> tuple[State, State]:
+    begin, end = (
+        tuple(torch.empty(form.shape, dtype=form.dtype, device=device) for form in each)
+        for each in forms
+    )
+    return begin, end
+
+
+class _ToLast(torch.autograd.Function):
+    """The values of all other ranks, on the last one; their gradients go the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, group: Group, forms: Sequence[Forms], *own: Tensor) -> State:  # type: ignore[override]
+        ctx.group, ctx.own = group, [(a.shape, a.dtype, a.device) for a in own]
+        ctx.counts = [len(begin) + len(end) for begin, end in forms[:-1]]
+        if not group.last:
+            group.exchange([(group.size - 1, a.contiguous()) for a in own], []).wait()
+            return (own[0].new_zeros(()),)
+        got = [
+            (rank, a)
+            for rank, each in enumerate(forms[:-1])
+            for s in _empty(each, own[0].device)
+            for a in s
+        ]
+        group.exchange([], got).wait()
+        return tuple(a for _, a in got)
+
+    @staticmethod
+    def backward(ctx: Any, *outgoing: Tensor) -> tuple[Any, ...]:
+        group: Group = ctx.group
+        if group.last:
+            ranks = [rank for rank, count in enumerate(ctx.counts) for _ in range(count)]
+            sends = [(rank, g.contiguous()) for rank, g in zip(ranks, outgoing, strict=True)]
+            group.exchange(sends, []).wait()
+            return (None, None, *(None for _ in ctx.own))
+        found = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.own]
+        group.exchange([], [(group.size - 1, g) for g in found]).wait()
+        return (None, None, *found)
+
+
+# ---- who has what -------------------------------------------------------------------------------
+
+
+def keep_own(net: PararealNetwork, group: Group, holders: str) -> bool:
+    """Leaves on this rank what it is to have; False on one process, where nothing is to be done.
+
+    Raises:
+        InputError: see `PararealNetwork.distribute`.
+    """
+    if holders not in ("every", "last"):
+        raise UnknownNameError("way to hold the coarse network", holders, ("every", "last"))
+    if not net.group.alone:
+        raise InputError(f"The network is distributed over {net.count} ranks already; make a new one.")
+    if group.alone:
+        return False
+    facts = {
+        "network": [type(part).__name__ for part in net.modules()],
+        "subnetworks": list(net.ends),
+        "holders of the coarse network": holders,
+        "initial weights": dict(net.state_dict()),
+    }
+    agree(group, facts)
+    if group.size != net.count:
+        raise InputError(
+            f"{net.count} subnetworks, one on each rank, do not fit {group.size} ranks; start "
+            f"{net.count} ranks, or make {group.size} subnetworks."
+        )
+    _refuse_shared(net)
+    if holders == "every":
+        _refuse_random(net)
+    last, rank = group.size - 1, group.rank
+    homes = {j: _places(net, j) for j in range(1, net.count + 1)}
+    for j, places in homes.items():
+        _put_away(places, f"subnetwork {j}", j - 1, rank)
+    if holders == "last":
+        _put_away(_common(net), "the coarse network", last, rank)
+    return True
+
+
+Place = tuple[nn.Module, str]
+"""A module that holds another, and its name there."""
+
+
+def _places(net: PararealNetwork, j: int) -> list[Place]:
+    """Where the modules of C^j and g^j are."""
+    prepared: list[Place] = [(net.preprocessing, str(j))]
+    if j == 1:
+        prepared = [piece.place for piece in net.pieces("opening")]
+    return [*prepared, *(piece.place for piece in net.pieces(j))]
+
+
+def _common(net: PararealNetwork) -> list[Place]:
+    """Where the modules of the coarse network and the postprocessing are."""
+    coarse: list[Place] = [(net.coarse, key) for key in net.coarse]
+    return [*coarse, *(piece.place for piece in net.pieces("closing"))]
+
+
+def _module(place: Place) -> nn.Module:
+    found = place[0]._modules[place[1]]
+    assert found is not None
+    return found
+
+
+def _put_away(places: Sequence[Place], what: str, home: int, rank: int) -> None:
+    if home != rank:
+        for holder, name in places:
+            holder._modules[name] = Elsewhere(what, home)
+
+
+def _refuse_shared(net: PararealNetwork) -> None:
+    parts = {f"subnetwork {j}": _places(net, j) for j in range(1, net.count + 1)}
+    parts["the coarse network or the postprocessing"] = _common(net)
+    seen: dict[nn.Parameter, str] = {}
+    for name, places in parts.items():
+        for p in (p for place in places for p in _module(place).parameters()):
+            if seen.setdefault(p, name) != name:
+                raise InputError(
+                    f"{seen[p]} and {name} share a parameter of shape {tuple(p.shape)}, and are on "
+                    "different ranks of the layer group; give each its own, or cut elsewhere."
+                )
+
+
+def _refuse_random(net: PararealNetwork) -> None:
+    for place in _common(net):
+        for part in _module(place).modules():
+            if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
+                raise InputError(
+                    f"The coarse network or the postprocessing has {part}, and its masks would differ "
+                    'from rank to rank; distribute with holders="last".'
+                )

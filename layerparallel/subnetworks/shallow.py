@@ -1,0 +1,143 @@
+"""Default coarse parts and preprocessing: a few layers of the kind that the network itself has.
+
+From one shape to another leads a fresh copy of a block that the network has there: a residual unit, say,
+or one that changes the shape just so. Where there is none, an adapter (average pooling and a 1x1
+convolution; a linear map) leads to the shape that a block takes. What consists of no blocks gets a
+convolution of 3x3 pixels or a linear map.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import InputError
+from ..serial_twins import SerialBody, SerialFunction
+from ..staged.pieces import FunctionStep, Piece, Step, TiedStep
+from .trace import Layer, Shape
+
+
+def fresh(module: nn.Module) -> nn.Module:
+    """A copy with new weights; what has no `reset_parameters` keeps those it has."""
+    copied = copy.deepcopy(module)
+    for part in copied.modules():
+        reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+    return copied
+
+
+def opened(pieces: Sequence[Piece]) -> list[nn.Module]:
+    """A fresh copy of a network's opening."""
+    return [fresh(piece.module) for piece in pieces]
+
+
+def shallow(
+    before: Shape, after: Shape, layers: Sequence[Layer], signed: bool, name: str, option: str
+) -> nn.Module:
+    """A few layers from states of one shape to those of another.
+
+    Args:
+        before, after: without samples.
+        layers: of the network, whose kind they are to have; the last one that fits counts.
+        signed: the values are corrections, so they do not end in an activation of their own.
+        name, option: of the part, and of the argument by which a user gives another.
+
+    Raises:
+        InputError: there are none for these shapes.
+    """
+    blocks = [layer for layer in layers if layer.after == after and _is_block(layer.piece)]
+    fitting = [layer for layer in blocks if layer.before == before]
+    if fitting:
+        return _copy(fitting[-1], layers)
+    inside = [layer for layer in blocks if layer.keeps]
+    block = next(reversed(inside or blocks), None)
+    target = after if block is None else block.before
+    if target is None or not _reachable(before, target):
+        raise InputError(
+            f"There is no default for the {name} from states of shape {before} to {after}; give one by "
+            f"{option}, a function of its number and both shapes."
+        )
+    if block is None:
+        return nn.Sequential(*_plain(before, after, layers, signed))
+    return nn.Sequential(*_adapter(before, target), _copy(block, layers))
+
+
+def _is_block(piece: Piece) -> bool:
+    """Whether it is a block of several layers, not a single one."""
+    step = isinstance(piece, Step | TiedStep | FunctionStep)
+    return step or any(True for _ in piece.module.children())
+
+
+def _reachable(before: Shape, after: Shape) -> bool:
+    """Whether a convolution or a linear map leads from one shape to the other."""
+    if any(isinstance(size, tuple) for size in (*before, *after)):
+        return False
+    return 0 < len(before) == len(after) and (len(after) == 3 or before[:-1] == after[:-1])
+
+
+# ---- blocks -------------------------------------------------------------------------------------
+
+
+def _copy(layer: Layer, layers: Sequence[Layer]) -> nn.Module:
+    """A fresh copy of a block; a chain's step is as long as all of the chain's steps among `layers`.
+
+    It is no longer than 1 where it learns, unless the chain's own are.
+    """
+    piece = layer.piece
+    if not isinstance(piece, Step | TiedStep | FunctionStep):
+        return fresh(piece.module)
+    chain = _chain(piece)
+    count = sum(type(x.piece) is type(piece) and _chain(x.piece) is chain for x in layers)
+    if isinstance(chain, SerialFunction):
+        return SerialFunction(chain.step, 1, chain.h * count)
+    return SerialBody([fresh(piece.module)], max(chain.h, min(1.0, chain.h * count)), chain.integrator)
+
+
+def _chain(piece: Piece) -> Any:
+    return piece.module if isinstance(piece, FunctionStep) else piece.holder
+
+
+def _adapter(before: Shape, after: Shape) -> list[nn.Module]:
+    """A linear map; of images average pooling to the resolution, and a 1x1 convolution."""
+    if len(after) != 3:
+        return [nn.Linear(before[-1], after[-1], bias=False)]
+    pools: list[nn.Module] = []
+    ratio = before[1] // after[1]
+    if before[1:] == (ratio * after[1], ratio * after[2]):
+        pools = [nn.AvgPool2d(ratio)] if ratio > 1 else []
+    else:
+        pools = [nn.AdaptiveAvgPool2d(after[1:])]
+    return [*pools, nn.Conv2d(before[0], after[0], 1, bias=False)]
+
+
+# ---- single layers ------------------------------------------------------------------------------
+
+
+def _plain(before: Shape, after: Shape, layers: Sequence[Layer], signed: bool) -> list[nn.Module]:
+    """A convolution or a linear map, with norm and activation as the network has them."""
+    modules = [layer.piece.module for layer in layers]
+    norms = [m for m in modules if isinstance(m, _BatchNorm)]
+    bias = not norms and any(getattr(m, "bias", None) is not None for m in modules)
+    active = [m for m in modules if type(m).__module__ == "torch.nn.modules.activation"]
+    activation: list[nn.Module] = [copy.deepcopy(active[-1])] if active else []
+    if len(after) != 3:
+        return [nn.Linear(before[-1], after[-1], bias), *([] if signed else activation)]
+    norm = [nn.BatchNorm2d(after[0])] if norms else []
+    pools, stride = _reduced(before, after)
+    conv = nn.Conv2d(before[0], after[0], 3, stride, 1, bias=bias)
+    if not signed or not activation:
+        return [*pools, conv, *norm, *activation]
+    return [*pools, conv, *norm, *activation, nn.Conv2d(after[0], after[0], 1, bias=bias)]
+
+
+def _reduced(before: Shape, after: Shape) -> tuple[list[nn.Module], int]:
+    """Average pooling to twice the resolution, and the stride that is left for a convolution."""
+    ratio = before[1] // after[1]
+    if before[1:] == (ratio * after[1], ratio * after[2]) and (ratio == 1 or ratio % 2 == 0):
+        return ([nn.AvgPool2d(ratio // 2)] if ratio > 2 else []), min(ratio, 2)
+    return [nn.AdaptiveAvgPool2d(after[1:])], 1
