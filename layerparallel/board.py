@@ -11,6 +11,7 @@ FOLDER = "tensorboard"
 SCALARS = {
     "train_loss": "loss/training",
     "train_accuracy": "accuracy/training",
+    "validation_loss": "loss/validation",
     "validation_accuracy": "accuracy/validation",
     "forward_residual": "residual/forward",
     "adjoint_residual": "residual/adjoint",
@@ -23,7 +24,8 @@ SCALARS = {
     "fallbacks": "fallbacks",
 }
 """Figures of an epoch by the names that TensorBoard groups them by."""
-METRICS = ("train_loss", "validation_accuracy", "validation_accuracy_parallel", "seconds")
+METRICS = ("train_loss", "validation_loss", "validation_accuracy", "validation_accuracy_parallel")
+METRICS += ("seconds",)
 """What of the summary stands beside the options."""
 
 
@@ -81,7 +83,7 @@ class Board:
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in self._start["options"].items()
         }
-        results = {f"result/{name}": summary[name] for name in METRICS if summary[name] is not None}
+        results = {f"result/{name}": summary[name] for name in METRICS if summary.get(name) is not None}
         self._writer.add_hparams(options, results, run_name=".")
         self._writer.close()
 

@@ -19,7 +19,7 @@ class Standing:
     total: int
     rate: float
     loss: float
-    accuracy: float
+    accuracy: float | None
     forward_residual: float | None = None
     adjoint_residual: float | None = None
 
@@ -36,7 +36,9 @@ class Standing:
 
     def figures(self) -> str:
         """How well it goes."""
-        parts = [f"loss {self.loss:.4f}", f"accuracy {self.accuracy:.1%}"]
+        parts = [f"loss {self.loss:.4f}"]
+        if self.accuracy is not None:
+            parts.append(f"accuracy {self.accuracy:.1%}")
         if self.forward_residual is not None:
             parts.append(f"residual {self.forward_residual:.1e}")
         if self.adjoint_residual is not None:

@@ -227,6 +227,7 @@ def test_the_whole_recipes_are_as_deep_and_wide_as_promised():
         "level-sets",
         "mnist",
         "mnist-stages",
+        "mnist-vae",
     ]
 
 

@@ -123,6 +123,26 @@ def test_the_trainer_goes_through_serial_and_parallel_epochs(tmp_path, monkeypat
     assert epochs == [[mode] * 3 for mode in wanted]
 
 
+def test_a_method_hears_what_comes_next_and_gets_crops_where_it_wants_them(tmp_path, monkeypatch):
+    step, expect, seen, told = AuxiliaryMethod.step, AuxiliaryMethod.expect, [], []
+
+    def stepped(self, x, y, batch):
+        seen.append((batch.index, batch.drawn))
+        return step(self, x, y, batch)
+
+    def expected(self, index):
+        told.append(index)
+        return expect(self, index)
+
+    monkeypatch.setattr(AuxiliaryMethod, "step", stepped)
+    monkeypatch.setattr(AuxiliaryMethod, "expect", expected)
+    trainer.train(tiny().build(), record.new_folder(tmp_path / "run"))
+    later = [index for number, (index, _) in enumerate(seen) if number % 3]  # 3 mini batches an epoch
+    assert len(told) == len(later) == 6
+    assert all(map(torch.equal, told, later))
+    assert [drawn is None for _, drawn in seen] == [False] * 3 + [True] * 3 + [False] * 3
+
+
 def test_by_the_command_line_with_a_picture(tmp_path, capsys):
     run = tmp_path / "run"
     flags = ["--depth", "14", "--width", "2", "--epochs", "3", "--batch", "20", "--method", "augmented"]
@@ -218,7 +238,7 @@ def test_the_rate_falls_to_a_tenth_after_every_quarter_or_as_a_cosine():
         ({"hybrid": "1:0", "alternating": True}, "cannot alternate"),
         ({"beta": -1.0}, "beta = -1.0 is not a positive number"),
         ({"state_rate": 0.0}, "state_rate = 0.0"),
-        ({"momentum": -1.0}, "momentum = -1.0 is below 0"),
+        ({"momentum": -1.0}, "momentum = -1.0 is not a number of at least 0"),
         ({"training": 51}, "give 1 to 50"),
     ],
 )

@@ -1,5 +1,7 @@
 """The variational autoencoder: shapes, its loss, its noise, and its encoder cut into stages."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,14 +65,20 @@ def test_the_loss_is_that_of_the_distributions(error, beta):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_the_sample_is_of_the_posterior_and_follows_the_seed():
+def test_the_sample_is_of_the_posterior_and_follows_seed_and_state():
     torch.manual_seed(0)
     head = Variational((4, 2, 2), 3, nn.Identity())
     u = torch.randn(4, 2, 2).expand(20_000, 4, 2, 2)
     torch.manual_seed(5)
-    first = head(u)
-    torch.manual_seed(5)
+    before = copy.deepcopy(head.state_dict())
+    first, second = head(u), head(u)
+    assert not torch.equal(first.logits, second.logits)
+    head.load_state_dict(before)
+    torch.randn(7)  # others may draw, too
     assert torch.equal(head(u).logits, first.logits)
+    assert torch.equal(head(u).logits, second.logits)
+    head.load_state_dict(before)
+    torch.manual_seed(6)
     assert not torch.equal(head(u).logits, first.logits)
     deviation = torch.exp(first.log_variance[0] / 2)
     off = (first.logits.mean(0) - first.mean[0]) / deviation

@@ -4,6 +4,7 @@
     layerparallel bench sun_tables --commands [--seeds 3] [--device cuda] | sh     # trains the rows
     layerparallel bench sun_tables --time [--device cuda] > times.json             # times their stages
     layerparallel bench sun_tables --runs runs/sun --times times.json
+    layerparallel bench sun_tables --runs runs/sun --times times.json --plot figures
 
 Every figure of ours has a mark. `measured`: the accuracy of runs found below --runs, which have to be of
 the row's own options; the speed-up of rows that `bench auxiliary --json` wrote (--speed). `predicted`:
@@ -26,6 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import figures
 import plan as plans
 from plan import PLANS, Plan
 from tables import TABLES, TITLES, Row, parallel_speedup
@@ -59,7 +61,7 @@ class Found:
     speed: dict[tuple[int, str], Cell]
 
     def score(self, plan: Plan | None, row: Row) -> Cell:
-        """Accuracy in percent."""
+        """Accuracy in percent; in table 5 the test loss."""
         got = plans.measured(plan, row, self.runs) if plan else None
         if got is None:
             return Cell()
@@ -116,7 +118,16 @@ def lines(name: str, table: int, found: Found) -> list[dict[str, Any]]:
             published = getattr(row, key) if row.share == 1 else None
             line |= {f"paper_{key}": published, f"our_{key}": cell.value, f"{key}_mark": cell.mark}
         rows.append(line | {"equation_11": equation(row)})
+    if table == LOSSES:
+        for line in rows:
+            for whose in ("paper", "our"):
+                own, serial = line[f"{whose}_score"], rows[0][f"{whose}_score"]
+                line[f"{whose}_over_serial"] = own / serial if own and serial else None
     return rows
+
+
+LOSSES = 5
+"""The table whose scores are losses: shown over that of serial training, too."""
 
 
 HEAD = ["method", "GiB: paper", "ours", "score: paper", "ours", "speed-up: paper", "eq. (11)", "ours"]
@@ -124,14 +135,17 @@ HEAD = ["method", "GiB: paper", "ours", "score: paper", "ours", "speed-up: paper
 
 def markdown(table: int, rows: list[dict[str, Any]]) -> str:
     """A table for people."""
-    cells = [HEAD, ["---"] * len(HEAD)]
+    head = [*HEAD, "over serial: paper", "ours"] if table == LOSSES else HEAD
+    cells = [head, ["---"] * len(head)]
     for row in rows:
-        digits = 3 if table == 5 else 2
+        digits = 3 if table == LOSSES else 2
         line = [row["case"]]
         for key, places in (("memory", 2), ("score", digits), ("speedup", 2)):
             line.append(_number(row[f"paper_{key}"], places))
             line += [_number(row["equation_11"], 2)] if key == "speedup" else []
             line.append(Cell(row[f"our_{key}"], row[f"{key}_mark"]).text(places))
+        if table == LOSSES:
+            line += [_number(row[f"{whose}_over_serial"], 3) for whose in ("paper", "our")]
         cells.append(line)
     return "\n".join(
         [f"### {TITLES[table]}", "", *("| " + " | ".join(line) + " |" for line in cells), ""]
@@ -160,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/sun"), help="folder of the rows' runs")
     parser.add_argument("--times", type=Path, help="what --time wrote")
     parser.add_argument("--speed", type=Path, help="what `bench auxiliary --json` wrote")
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw figures 4, 5, 8 and 9 there")
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
     parser.add_argument("--commands", action="store_true", help="print what trains the rows")
     parser.add_argument("--seeds", type=int, default=1, help="of --commands")
@@ -184,6 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         times={key: Times(**value) for key, value in times.items()},
         speed={(each["depth"], each["case"]): timed(each) for each in speed if each.get("depth")},
     )
+    if args.plot:
+        drawn = figures.draw(args.plan, found, args.plot)
+        print(*(drawn or [f"Nothing to draw: {args.runs} has no ended runs of the plan."]), sep="\n")
+        return 0
     tables = {table: lines(args.plan, table, found) for table in args.table}
     if args.json:
         json.dump([row for rows in tables.values() for row in rows], sys.stdout, indent=1)

@@ -21,6 +21,7 @@ from random_images import random_images  # pyright: ignore[reportMissingImports]
 
 from layerparallel import recipes
 from layerparallel.cost import auxiliary_speedup
+from layerparallel.data.base import Dataset
 from layerparallel.data.batches import Batches
 
 BATCHES = 2
@@ -53,7 +54,7 @@ class Times:
     def key(plan: Plan, row: Row) -> str:
         """Names the network, the stages and the method that times are of."""
         kind = plan.options
-        name = f"{plan.recipe} {kind['family']}-{kind['depth']}"
+        name = f"{plan.recipe} {kind.get('family', 'resnet')}-{kind['depth']}"
         return f"{name}, K = {row.stages}, {row.method}{', downsampled' if row.down else ''}"
 
     def speedup(self) -> float:
@@ -72,14 +73,15 @@ def time_stages(
         if plan is None or row.method == "serial" or Times.key(plan, row) in found:
             continue
         options = {k: v for k, v in plan.of(row).items() if k not in ("training", "validation")}
-        recipe = recipes.rebuild(plan.recipe, {**options, "augment": "serial", "device": device})
+        options |= {"device": device} | ({} if plan.draws else {"augment": "serial"})
+        recipe = recipes.rebuild(plan.recipe, options)
         found[Times.key(plan, row)] = asdict(of_recipe(recipe, device, rounds))
     return found
 
 
 def of_recipe(recipe: Any, device: str, rounds: int) -> Times:
     """Of a recipe's networks and methods, on random images."""
-    data = random_images(BATCHES * recipe.batch, recipe.classes).to(device)
+    data = _images(BATCHES * recipe.batch, recipe.shape).to(device)
     batches = Batches(data, recipe.batch, torch.Generator().manual_seed(0), recipe.prepare(data))
     serial = replace(recipe, method="serial").trained(data)
     method = recipe.trained(data)
@@ -87,7 +89,7 @@ def of_recipe(recipe: Any, device: str, rounds: int) -> Times:
     method.begin_epoch(next(n for n in range(recipe.epochs) if settings.is_parallel(n)))
     network, batch = method.network.train(), batches[0]
     serial.network.train()
-    count = network.count
+    count, target = network.count, recipe.task.target(batch.x, batch.y)
     starts = [batch.x]
     with torch.no_grad():
         for k in range(count - 1):
@@ -97,6 +99,8 @@ def of_recipe(recipe: Any, device: str, rounds: int) -> Times:
         def work() -> None:
             method.optimizers[k].zero_grad()
             end = network.stage(k)(starts[k].detach().requires_grad_(k > 0))
+            if k == count - 1:
+                end = recipe.task.loss(end, target)
             end.backward(torch.full_like(end, 1 / end.numel()))
             method.optimizers[k].step()
 
@@ -108,8 +112,8 @@ def of_recipe(recipe: Any, device: str, rounds: int) -> Times:
 
     loading = median(lambda: batches[1])
     stages = [median(stage(k)) for k in range(count)]
-    propagation = median(lambda: serial.step(batch.x, batch.y))
-    whole = median(lambda: method.step(batch.x, batch.y, batch=replace(batch, drawn=None)))
+    propagation = median(lambda: serial.step(batch.x, target))
+    whole = median(lambda: method.step(batch.x, target, batch=replace(batch, drawn=None)))
     return Times(
         device=torch.cuda.get_device_name() if device == "cuda" else "cpu, 1 thread",
         stages=count,
@@ -118,6 +122,15 @@ def of_recipe(recipe: Any, device: str, rounds: int) -> Times:
         coupling=max(0.0, whole - sum(stages)) / max(1, count - 1),
         heaviest=max(stages) / sum(stages),
     )
+
+
+def _images(count: int, shape: tuple[int, int, int]) -> Dataset:
+    """Random images of a shape that fits into CIFAR's, in ten classes."""
+    found, (channels, height, width) = random_images(count), shape
+    small = {
+        name: getattr(found, name)[:, :channels, :height, :width] for name in ("train_x", "validation_x")
+    }
+    return replace(found, **small)
 
 
 def _milliseconds(work: Callable[[], object], where: Tensor) -> float:

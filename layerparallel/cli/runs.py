@@ -19,7 +19,7 @@ from layerparallel import board, checkpoint, progress, recipes, record, report, 
 from layerparallel.board import Board
 from layerparallel.checkpoint import CheckpointError
 from layerparallel.errors import InputError, UnknownNameError
-from layerparallel.evaluate import accuracy
+from layerparallel.evaluate import figures, told, validation
 from layerparallel.progress import Display, Silent
 from layerparallel.team import Team
 from layerparallel.trainer import Run
@@ -272,22 +272,23 @@ def evaluate(
     layer_ranks: LayerRanks = None,
     json_: Annotated[Switch, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Validation accuracy of the last checkpoint's network, propagated serially and in parallel."""
+    """Loss and accuracy of the last checkpoint's network, propagated serially and in parallel."""
     options = _recorded(run)
     with ranks(layer_ranks, options.device) as team:
         plan = built(options, team)
         torch.set_num_threads(plan.threads)
         network, data = trained(plan, run), plan.data
-        x, y = data.validation_x, data.validation_y
-        found = {
-            "recipe": plan.recipe,
-            "validation_accuracy": accuracy(network, x, y, prepare=plan.prepare),
-            "validation_accuracy_parallel": accuracy(network, x, y, parallel=True, prepare=plan.prepare),
-        }
+
+        def measured(parallel: bool) -> dict[str, float]:
+            x, y = data.validation_x, data.validation_y
+            return figures(network, x, y, plan.task, parallel, plan.prepare)
+
+        serially, in_parallel = measured(parallel=False), measured(parallel=True)
     if not is_first():
         return
     if json_:
-        print(json.dumps(found))
+        found = validation(serially) | validation(in_parallel, parallel=True)
+        print(json.dumps({"recipe": plan.recipe, **found}))
         return
-    print(f"validation accuracy, serially     {found['validation_accuracy']:.2%}")
-    print(f"validation accuracy, in parallel  {found['validation_accuracy_parallel']:.2%}")
+    print(f"validation, serially     {told(serially)}")
+    print(f"validation, in parallel  {told(in_parallel)}")

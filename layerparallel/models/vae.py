@@ -23,6 +23,8 @@ from .residual import resnet
 
 Error = Literal["bce", "mse"]
 ERRORS = ("bce", "mse")
+SEEDS = 1_000_003
+"""Keeps the noise of one seed apart from that of the next."""
 
 
 class Reconstruction(NamedTuple):
@@ -46,27 +48,44 @@ class Reconstruction(NamedTuple):
 class Variational(nn.Module):
     """From features (B, C, H, W) to a `Reconstruction`: q(z | x), a sample z of it, and its image.
 
-    In training z = mean + deviation * noise, with noise from torch's global generator, and otherwise
-    the mean.
+    In training z = mean + deviation * noise, and otherwise the mean. Noise follows from torch's seed and
+    the number of samples drawn before, which is part of the state: a network that goes on from a
+    checkpoint, whole or in stages on any number of ranks, meets the noise that it would have met.
 
     Args:
         features: (C, H, W).
         latent: entries of z.
         decoder: from z, (B, latent), to logits.
+
+    Attributes:
+        drawn: int64, 0-d: how often noise was drawn.
     """
+
+    drawn: Tensor
 
     def __init__(self, features: tuple[int, int, int], latent: int, decoder: nn.Module):
         super().__init__()
         channels, height, width = features
         self.posterior = nn.Linear(channels * height * width, 2 * latent)
         self.decoder = decoder
+        self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
 
     def forward(self, u: Tensor) -> Reconstruction:
-        mean, log_variance = self.posterior(u.flatten(1)).chunk(2, dim=1)
+        # Divided, as by a mean over the pixels, q begins near N(0, 1), and a step of Adam that suits the
+        # encoder does not throw it out of all bounds.
+        pixels = u.shape[2] * u.shape[3]
+        mean, log_variance = self.posterior(u.flatten(1) / pixels).chunk(2, dim=1)
         z = mean
         if self.training:
-            z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+            z = mean + torch.exp(log_variance / 2) * self._noise(mean)
         return Reconstruction(self.decoder(z), mean, log_variance)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        """Normal, the same on a CPU as on a GPU."""
+        self.drawn.add_(1)
+        seed = (torch.initial_seed() * SEEDS + int(self.drawn)) % (1 << 63)
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
 def resnet_vae(

@@ -23,6 +23,7 @@ _WHERE = {
     "level-sets": ("layerparallel.recipes.level_sets", "LevelSets"),
     "mnist": ("layerparallel.recipes.mnist", "Mnist"),
     "mnist-stages": ("layerparallel.recipes.mnist_stages", "MnistStages"),
+    "mnist-vae": ("layerparallel.recipes.mnist_vae", "MnistVae"),
 }
 
 

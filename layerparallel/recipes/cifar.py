@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from layerparallel.recipes.stages import Stages
+from layerparallel.recipes.residual import Residual
 
 
 @dataclass(frozen=True)
-class Cifar10(Stages):
+class Cifar10(Residual):
     """CIFAR-10 by a ResNet whose stages train at once, from auxiliary variables.
 
     Sun et al. 2021 train ResNet-110 for 200 epochs, with K = 2 and 3 and beta = 100.
@@ -19,7 +19,7 @@ class Cifar10(Stages):
 
 
 @dataclass(frozen=True)
-class Cifar100(Stages):
+class Cifar100(Residual):
     """CIFAR-100 by a wide ResNet whose stages train at once, from auxiliary variables.
 
     Sun et al. 2021 train WideResNet-40-10 for 200 epochs, with K = 3 and beta = 10.

@@ -1,12 +1,10 @@
-"""What all recipes share: the options of the run and of the solver, and the run they make."""
+"""What recipes of layer-parallel networks share: the options of the network and of the solver."""
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,42 +13,25 @@ from layerparallel.body import chain
 from layerparallel.data.augment import Preparation
 from layerparallel.data.base import Dataset
 from layerparallel.distribution import distribute
-from layerparallel.errors import InputError
 from layerparallel.network import Network
+from layerparallel.recipes.base import Base, bounded
 from layerparallel.refinement import refine
 from layerparallel.solvers import MGRIT, Serial
 from layerparallel.team import Team
-from layerparallel.trainer import Phase, Run
+from layerparallel.trainer import Phase
 from layerparallel.training.adaptive import Adaptive
 from layerparallel.training.backprop import Backprop
 from layerparallel.training.base import Method
 from layerparallel.training.objective import Objective
 
-AT_LEAST_ONE = (
-    "depth",
-    "epochs",
-    "batch",
-    "refine_epochs",
-    "adaptive_every",
-    "threads",
-    "evaluate_every",
-    "checkpoint_every",
-)
-POSITIVE = ("T", "learning_rate", "adaptive_target", "checkpoint_seconds")
-
 
 @dataclass(frozen=True)
-class Common(ABC):
-    """Options of every recipe: ``u[n+1] = u[n] + T/N act(K_n u[n] + b_n)`` between two plain layers.
+class Common(Base):
+    """Options of those recipes: ``u[n+1] = u[n] + T/N act(K_n u[n] + b_n)`` between two plain layers.
 
     Adam with a one-cycle learning rate on the cross-entropy. A recipe says which data, which layers
     and which picture; it overrides what defaults do not suit it.
     """
-
-    name: ClassVar[str]
-    """What the command line calls the recipe."""
-    counts: ClassVar[tuple[str, ...]] = ()
-    """Options of its own that are at least 1."""
 
     depth: int = 1024
     """Layers N."""
@@ -60,8 +41,6 @@ class Common(ABC):
     """Activation of every layer."""
     epochs: int = 100
     """Epochs with the network of full depth."""
-    batch: int = 128
-    """Samples in a mini batch."""
     learning_rate: float = 1e-2
     """Peak of the one-cycle learning rate."""
     smoothness: float = 0.0
@@ -97,14 +76,6 @@ class Common(ABC):
     every network begins with the interpolated parameters of the one before."""
     refine_epochs: int = 20
     """Epochs with each of those networks."""
-    seed: int = 0
-    """Seed of the data, the initial weights and the order of the mini batches."""
-    dtype: Literal["float32", "float64"] = "float32"
-    """Precision of all states and parameters."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where to train; cuda has a GPU for every process."""
-    threads: int = 1
-    """Threads that PyTorch may use."""
     serial_epochs: int = 3
     """Epochs for which the same network is then trained serially, to measure the ratio; on several
     ranks none."""
@@ -116,91 +87,34 @@ class Common(ABC):
     """Seconds after which a checkpoint is due within an epoch, too."""
 
     @abstractmethod
-    def load(self) -> Dataset:
-        """The samples, drawn or read."""
-
-    @abstractmethod
     def parts(self, data: Dataset) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Opening, the template of all layers, and closing, with fresh weights."""
-
-    @abstractmethod
-    def picture(self, data: Dataset, network: nn.Module, folder: Path) -> None:
-        """Draw what only this recipe knows how to draw."""
 
     def prepare(self, data: Dataset) -> Preparation:
         """How stored samples become inputs: as they are."""
         return Preparation(dtype=self.torch_dtype)
 
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """Precision of all states and parameters."""
-        return torch.float32 if self.dtype == "float32" else torch.float64
-
-    def build(self, team: Team | None = None) -> Run:
-        """The run with these options.
-
-        Args:
-            team: the processes that are to do it; this one alone if None.
-
-        Raises:
-            ValueError: an option is out of its bounds.
-            InputError: the data cannot be had.
-        """
-        self.check()
-        team = team or Team()
+    def phases(self, data: Dataset, team: Team) -> tuple[Phase, ...]:
         if self.adaptive and not team.data.alone:
             raise ValueError(
                 f"adaptive compares gradients of whole mini batches, of which {team.data.size} "
                 "data-parallel ranks have a part each: use as many layer ranks as processes."
             )
-        stored = self.load()
-        data = stored.to(self._place) if self.device != "cpu" else stored
         depths = (*self.refine, self.depth)
         epochs = (*(self.refine_epochs for _ in self.refine), self.epochs)
-        return Run(
-            recipe=self.name,
-            options=self,
-            data=data,
-            phases=tuple(
-                Phase(f"depth {depth}", count, partial(self._method, data, team, depth, count))
-                for depth, count in zip(depths, epochs, strict=True)
-            ),
-            batch=self.batch,
-            seed=self.seed,
-            threads=self.threads,
-            evaluate_every=self.evaluate_every,
-            checkpoint_every=self.checkpoint_every,
-            checkpoint_seconds=self.checkpoint_seconds,
-            serial=partial(self._serial_method, data),
-            serial_epochs=self.serial_epochs,
-            prepare=self.prepare(data),
-            picture=partial(self._draw, stored),
-            team=team,
+        return tuple(
+            Phase(f"depth {depth}", count, partial(self._method, data, team, depth, count))
+            for depth, count in zip(depths, epochs, strict=True)
         )
 
-    @property
-    def _place(self) -> torch.device:
-        """This process's device."""
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("There is no GPU that PyTorch can use here: leave out --device cuda.")
-        return torch.device(self.device)
-
-    def _draw(self, data: Dataset, network: nn.Module, folder: Path) -> None:
-        self.picture(data, network.cpu(), folder)
-
     def check(self) -> None:
-        """Raises ValueError, one sentence, where an option is out of its bounds."""
-        for name in (*AT_LEAST_ONE, *self.counts):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} is below 1: give at least 1.")
-        for name in POSITIVE:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} = {getattr(self, name)} is not a positive number: give one.")
-        for name in ("smoothness", "serial_epochs"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)} is not a number of at least 0: give 0 for none."
-                )
+        super().check()
+        bounded(
+            self,
+            at_least_one=("depth", "refine_epochs", "adaptive_every"),
+            positive=("T", "adaptive_target"),
+            at_least_zero=("smoothness",),
+        )
         if self.adaptive and self.solver == "serial":
             raise ValueError("adaptive chooses cycles and the serial solver has none: leave one out.")
         for shallow, deep in pairwise((*self.refine, self.depth)):
@@ -230,7 +144,7 @@ class Common(ABC):
         torch.manual_seed(self.seed)
         opening, layer, closing = self.parts(data)
         body = chain(layer, depth=depth, T=self.T)
-        return Network(opening, body, closing, self._solver()).to(self._place, self.torch_dtype)
+        return Network(opening, body, closing, self._solver()).to(self.place, self.torch_dtype)
 
     def _method(
         self, data: Dataset, team: Team, depth: int, epochs: int, before: nn.Module | None
@@ -258,7 +172,7 @@ class Common(ABC):
         whole.load_state_dict(state)
         return whole
 
-    def _serial_method(self, data: Dataset) -> Method:
+    def serially(self, data: Dataset) -> Method:
         epochs = max(self.epochs, self.serial_epochs)
         return self._backprop(data, self._network(data, self.depth).to_serial(), epochs)
 

@@ -4,19 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
 from torch import nn
 
 from layerparallel.data.augment import Augmentation, Preparation
 from layerparallel.data.base import Dataset
 from layerparallel.data.folder import folder as images_of
 from layerparallel.data.mnist import mnist
-from layerparallel.evaluate import logits
 from layerparallel.layers import Convolution
 from layerparallel.recipes import pictures
+from layerparallel.recipes.base import part
 from layerparallel.recipes.common import Common
-
-PICTURE_IMAGES = 50
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,7 @@ class Mnist(Common):
             raise ValueError(f"pool = {self.pool} is larger than the images: give at most {side}.")
         if self.crop >= side:
             raise ValueError(f"crop = {self.crop} moves images out of sight: give at most {side - 1}.")
-        if self.training is None and self.validation is None:
-            return whole
-        training = len(whole.train_y) if self.training is None else self.training
-        validation = len(whole.validation_y) if self.validation is None else self.validation
-        return whole.part(training, validation, self.seed)
+        return part(whole, self.training, self.validation, self.seed)
 
     def prepare(self, data: Dataset) -> Preparation:
         """Normalised by the training images, channel by channel, and moved if `crop` says so."""
@@ -102,15 +95,4 @@ class Mnist(Common):
 
     def picture(self, data: Dataset, network: nn.Module, folder: Path) -> None:
         """Images that the network misses, the surest first."""
-        output = logits(network, data.validation_x, prepare=self.prepare(data))
-        sureness, found = output.softmax(dim=-1).max(dim=-1)
-        wrong = torch.nonzero(found != data.validation_y).squeeze(1)
-        shown = wrong[sureness[wrong].argsort(descending=True)][:PICTURE_IMAGES]
-        pictures.missed(
-            folder / "missed.png",
-            data.validation_x[shown].numpy(),
-            data.validation_y[shown].numpy(),
-            found[shown].numpy(),
-            data.classes,
-            title=f"{len(wrong)} of {len(found)} validation images missed; the surest first",
-        )
+        pictures.surest_misses(folder / "missed.png", data, network, self.prepare(data))

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from layerparallel.data.augment import Augmentation
-from layerparallel.recipes.stages import Stages
+from layerparallel.recipes.residual import Residual
 
 
 @dataclass(frozen=True)
-class MnistStages(Stages):
+class MnistStages(Residual):
     """MNIST by a ResNet whose stages train at once, from auxiliary variables."""
 
     name: ClassVar[str] = "mnist-stages"

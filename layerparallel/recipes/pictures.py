@@ -1,13 +1,21 @@
-"""Pictures that only one recipe draws: a land-cover map, and images that a network misses."""
+"""Pictures that only some recipes draw: a land-cover map, images that are missed, or made up."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
+
+from layerparallel.data.augment import Preparation
+from layerparallel.data.base import Dataset
+from layerparallel.evaluate import logits
 
 UNKNOWN = -1
 DOTS = 130
+MISSED = 50
+"""Most images in `surest_misses`."""
 
 
 def _figure(width: float, height: float) -> Any:
@@ -102,5 +110,42 @@ def missed(
         shown = image.transpose(1, 2, 0) if len(image) == 3 else image[0]
         place.imshow(shown, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
         place.set_title(f"{names[right]} → {names[wrong]}", fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
+    return _save(figure, path)
+
+
+def surest_misses(path: Path, data: Dataset, network: nn.Module, prepare: Preparation) -> Path:
+    """Validation images that a network takes for something else, the surest first."""
+    output = logits(network, data.validation_x, prepare=prepare)
+    sureness, found = output.softmax(dim=-1).max(dim=-1)
+    wrong = torch.nonzero(found != data.validation_y).squeeze(1)
+    shown = wrong[sureness[wrong].argsort(descending=True)][:MISSED]
+    return missed(
+        path,
+        data.validation_x[shown].numpy(),
+        data.validation_y[shown].numpy(),
+        found[shown].numpy(),
+        data.classes,
+        title=f"{len(wrong)} of {len(found)} validation images missed; the surest first",
+    )
+
+
+def rows_of_images(path: Path, rows: list[tuple[str, NDArray[np.float64]]], title: str) -> Path:
+    """Images in rows, each with what it shows at its left.
+
+    Args:
+        rows: a text and images `(n, C, H, W)` in [0, 1], as many in every row; with 3 channels in
+            colour, else the first channel in grey.
+    """
+    count = max(len(images) for _, images in rows)
+    figure = _figure(0.75 * count + 1.4, 0.8 * len(rows) + 0.4)
+    places = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for place, (text, images) in zip(places, rows, strict=True):
+        strip = np.concatenate(list(images), axis=2)
+        shown = strip.transpose(1, 2, 0) if len(strip) == 3 else strip[0]
+        place.imshow(shown, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        place.set_axis_off()
+        style = {"ha": "right", "va": "center", "fontsize": 9}
+        place.text(-0.01, 0.5, text, transform=place.transAxes, **style)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
     return _save(figure, path)

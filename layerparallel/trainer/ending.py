@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layerparallel.checkpoint import Moment
-from layerparallel.evaluate import residuals_per_cycle
+from layerparallel.evaluate import residuals_per_cycle, told, validation
+from layerparallel.network import Network
 from layerparallel.record import history, machine, read, write_summary
+from layerparallel.solvers.cycles import is_serial
 from layerparallel.sums import Sums
 from layerparallel.trainer.run import Phase
 
@@ -22,21 +24,20 @@ CYCLES = 8
 
 def conclude(training: Training, network: nn.Module) -> dict[str, Any]:
     """Evaluate both ways, follow the residuals, train the serial slice, sum up; the summary."""
-    serially, in_parallel = training.accuracy(network), training.accuracy(network, parallel=True)
-    training.display.say(
-        f"validation accuracy {serially:.1%} propagated serially, {in_parallel:.1%} in parallel"
-    )
+    found = training.figures(network)
+    in_parallel, said = found, told(found)
+    if isinstance(network, Network) and not is_serial(network.solver):
+        in_parallel = training.figures(network, parallel=True)
+        said = f"{said} propagated serially; {told(in_parallel)} in parallel"
+    training.display.say(f"validation: {said}")
+    figures = validation(found) | validation(in_parallel, parallel=True)
     forward, adjoint = residuals_per_cycle(network, *training.sample(), CYCLES)
     training.note("cycles", forward=forward, adjoint=adjoint)
     theirs = _serial_slice(training)
-    accuracies = {
-        "validation_accuracy": serially,
-        "validation_accuracy_parallel": in_parallel,
-    }
-    return training.team.once(lambda: _summary(training, accuracies, theirs))
+    return training.team.once(lambda: _summary(training, figures, theirs))
 
 
-def _summary(training: Training, accuracies: dict[str, float], theirs: float | None) -> dict[str, Any]:
+def _summary(training: Training, figures: dict[str, float], theirs: float | None) -> dict[str, Any]:
     """What the record comes to, written to the run folder by the first rank."""
     run, team, display = training.run, training.team, training.display
     epochs = history(read(training.folder), "epoch")
@@ -54,9 +55,8 @@ def _summary(training: Training, accuracies: dict[str, float], theirs: float | N
     summary = {
         "recipe": run.recipe,
         "epochs": sum(phase.epochs for phase in run.phases),
-        "train_loss": last[-1]["train_loss"],
-        "train_accuracy": last[-1]["train_accuracy"],
-        **accuracies,
+        **{name: last[-1][name] for name in ("train_loss", "train_accuracy") if name in last[-1]},
+        **figures,
         "fallbacks": fallbacks,
         "seconds": training.seconds,
         "epoch_seconds": ours,
@@ -91,7 +91,6 @@ def _serial_slice(training: Training) -> float | None:
             sums = Sums()
             last = training.epoch(method, slice_, Moment(number, epoch, 0), sums)
             times.append(sums.seconds)
-            line = sums.line(number, epoch + 1, sum(times), last)
-            line["validation_accuracy"] = training.accuracy(method.network)
-            training.note("serial", **line)
+            line = training.line(sums, number, epoch + 1, sum(times), last)
+            training.note("serial", **line, **validation(training.figures(method.network)))
     return statistics.median(times)

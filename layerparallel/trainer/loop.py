@@ -15,7 +15,7 @@ from layerparallel import checkpoint, layerwise
 from layerparallel.checkpoint import Checkpoint, CheckpointError, Moment
 from layerparallel.data.batches import Batch, Batches
 from layerparallel.errors import InputError, RankFailed
-from layerparallel.evaluate import accuracy, probe
+from layerparallel.evaluate import figures, probe, validation
 from layerparallel.network import Network
 from layerparallel.progress import Display, Silent, Standing
 from layerparallel.record import Record, changed_options, describe_network, machine
@@ -118,12 +118,6 @@ def _restored(run: Run, found: Checkpoint) -> tuple[Method, dict[str, Any]]:
     return method, state
 
 
-def _step(method: Method, batch: Batch) -> StepRecord:
-    """One step; a method that says `wants_batch` is told which samples these are, too."""
-    told = {"batch": batch} if getattr(method, "wants_batch", False) else {}
-    return method.step(batch.x, batch.y, **told)
-
-
 def _refusal(error: Exception) -> str | None:
     """Why the library refuses to go on, here or on another rank: states that are no longer finite."""
     if not isinstance(error, RankFailed):
@@ -183,10 +177,9 @@ class Training:
     def _described(self, network: nn.Module) -> dict[str, Any]:
         """Size and place of the whole network."""
         found = describe_network(network)
-        if isinstance(network, Network):
-            count = found["parameters"] - sum(p.numel() for p in network.uncounted())
-            found["parameters"] = sum(self.team.layer.gather(count))
-        return found
+        repeated = network.uncounted() if isinstance(network, Network) else []
+        count = found["parameters"] - sum(p.numel() for p in repeated)
+        return {**found, "parameters": sum(self.team.layer.gather(count))}
 
     # ---- checkpoints ----------------------------------------------------------------------------
 
@@ -251,7 +244,7 @@ class Training:
                 raise InputError(
                     f"The loss became {sums.mean_loss()} in epoch {done}: lower the learning rate."
                 )
-            line = sums.line(number, done, self.seconds, last)
+            line = self.line(sums, number, done, self.seconds, last)
             if (said := getattr(method, "epoch_line", None)) is not None:
                 line |= said()
             if done % run.evaluate_every == 0 or done == phase.epochs:
@@ -267,6 +260,9 @@ class Training:
         method.network.train()
         order_before = self.generator.get_state()
         batches = self._batches()
+        if not getattr(method, "augments", lambda epoch: True)(at.epoch):
+            batches.drawn = None
+        places, expect = batches.order.split(batches.size), getattr(method, "expect", None)
         found, paused = None, 0.0
         before, began = sums.seconds, time.perf_counter()
         if (begin := getattr(method, "begin_epoch", None)) is not None:
@@ -276,8 +272,10 @@ class Training:
             for step in range(at.step, len(batches)):
                 with watch.data():
                     batch = batches[step]
+                if expect is not None and step + 1 < len(batches):
+                    expect(places[step + 1])
                 try:
-                    found = _step(method, batch)
+                    found = self._step(method, batch)
                 except (ValueError, RankFailed) as error:
                     why = _refusal(error)
                     if why is None:
@@ -301,6 +299,20 @@ class Training:
             self.display.show(self._standing(phase, at.epoch, sums, found))
         return found
 
+    def _step(self, method: Method, batch: Batch) -> StepRecord:
+        """One step; a method that says `wants_batch` is told which samples these are, too."""
+        told = {"batch": batch} if getattr(method, "wants_batch", False) else {}
+        return method.step(batch.x, self.run.task.target(batch.x, batch.y), **told)
+
+    def line(
+        self, sums: Sums, phase: int, epoch: int, seconds: float, last: StepRecord | None
+    ) -> dict[str, Any]:
+        """An epoch as the record has it; see `Sums.line`."""
+        found = sums.line(phase, epoch, seconds, last)
+        if not self.run.task.classifies:
+            del found["train_accuracy"]
+        return found
+
     def _batches(self) -> Batches:
         run = self.run
         return share(Batches(run.data, run.batch, self.generator, run.prepare), self.team.data)
@@ -315,7 +327,7 @@ class Training:
             total=phase.epochs * size,
             rate=samples / sums.seconds,
             loss=sums.mean_loss(),
-            accuracy=sums.accuracy(),
+            accuracy=sums.accuracy() if self.run.task.classifies else None,
             forward_residual=found.forward_residual,
             adjoint_residual=found.adjoint_residual,
         )
@@ -325,22 +337,20 @@ class Training:
     def _evaluated(self, network: nn.Module) -> dict[str, Any]:
         """What an evaluation adds to the line of an epoch."""
         began = time.perf_counter()
-        found = {"validation_accuracy": self.accuracy(network), **probe(network, *self.sample())}
+        found = {**validation(self.figures(network)), **probe(network, *self.sample())}
         return {**found, "evaluation_seconds": time.perf_counter() - began}
 
-    def sample(self) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def sample(self) -> tuple[Tensor, Callable[[Any], Tensor]]:
         """The first training samples, as one mini batch without augmentation, and its loss."""
-        data, chosen = self.run.data, slice(0, self.run.batch)
-        classes = data.train_y[chosen]
-        return (
-            self.run.prepare(data.train_x[chosen]),
-            lambda output: nn.functional.cross_entropy(output, classes),
-        )
+        data, task, chosen = self.run.data, self.run.task, slice(0, self.run.batch)
+        x = self.run.prepare(data.train_x[chosen])
+        target = task.target(x, data.train_y[chosen])
+        return x, lambda output: task.loss(output, target)
 
-    def accuracy(self, network: nn.Module, parallel: bool = False) -> float:
-        """Share of validation samples classed rightly."""
-        data, prepare = self.run.data, self.run.prepare
-        return accuracy(network, data.validation_x, data.validation_y, parallel, prepare)
+    def figures(self, network: nn.Module, parallel: bool = False) -> dict[str, float]:
+        """What the network is worth on the validation samples."""
+        data, run = self.run.data, self.run
+        return figures(network, data.validation_x, data.validation_y, run.task, parallel, run.prepare)
 
     def _tell_decisions(self, method: Method, number: int, done: int) -> None:
         """Record what the adaptive mode decided in the epoch that is done."""

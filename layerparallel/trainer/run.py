@@ -9,6 +9,7 @@ from torch import nn
 
 from layerparallel.data.augment import Preparation
 from layerparallel.data.base import Dataset
+from layerparallel.evaluate import CLASSIFICATION, Task
 from layerparallel.team import Team
 from layerparallel.training.base import Method
 
@@ -48,6 +49,8 @@ class Run:
     """Epochs with it; on several ranks none."""
     prepare: Preparation = field(default_factory=Preparation)
     """How stored samples become inputs, for training (augmented) and for evaluation."""
+    task: Task = CLASSIFICATION
+    """What the network is for: what it is trained towards, and how it is evaluated."""
     picture: Callable[[nn.Module, Path], None] | None = None
     """Draws what only this recipe knows how to draw, into a folder; in one process."""
     team: Team = field(default_factory=Team)
