@@ -133,7 +133,7 @@ LOSSES = 5
 HEAD = ["method", "GiB: paper", "ours", "score: paper", "ours", "speed-up: paper", "eq. (11)", "ours"]
 
 
-def markdown(table: int, rows: list[dict[str, Any]]) -> str:
+def markdown(name: str, table: int, rows: list[dict[str, Any]]) -> str:
     """A table for people."""
     head = [*HEAD, "over serial: paper", "ours"] if table == LOSSES else HEAD
     cells = [head, ["---"] * len(head)]
@@ -147,9 +147,9 @@ def markdown(table: int, rows: list[dict[str, Any]]) -> str:
         if table == LOSSES:
             line += [_number(row[f"{whose}_over_serial"], 3) for whose in ("paper", "our")]
         cells.append(line)
-    return "\n".join(
-        [f"### {TITLES[table]}", "", *("| " + " | ".join(line) + " |" for line in cells), ""]
-    )
+    plan = PLANS[name].get(table)
+    title = f"{TITLES[table]} (ours: {plan.ours})" if plan and plan.ours else TITLES[table]
+    return "\n".join([f"### {title}", "", *("| " + " | ".join(line) + " |" for line in cells), ""])
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print()
         return 0
     for table, rows in tables.items():
-        print(markdown(table, rows))
+        print(markdown(args.plan, table, rows))
     return 0
 
 

@@ -69,9 +69,10 @@ class Batches:
             raise IndexError(f"There is no batch {step}: the epoch has {len(self)}, from 0 on.")
         part = slice(step * self.size, (step + 1) * self.size)
         x, y = self.data.train_x, self.data.train_y
-        index = self.order[part].to(x.device)
+        index = self.order[part]  # stays on the CPU, where whoever keeps something per sample reads it
+        here = index.to(x.device)
         drawn = self.drawn[part] if self.drawn is not None else None
-        return Batch(self.prepare(x[index], drawn), y[index], index, drawn)
+        return Batch(self.prepare(x[here], drawn), y[here], index, drawn)
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[step] for step in range(len(self)))

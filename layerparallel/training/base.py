@@ -30,7 +30,9 @@ class Method(Protocol):
     One with an attribute ``wants_batch = True`` gets ``batch=`` from the trainer, too: a
     `layerparallel.data.Batch`, which says which samples these are and how they were augmented. One
     with ``begin_epoch(epoch)`` hears of every epoch, also of one that is gone on with, before its first
-    batch; what ``epoch_line()`` returns then stands in the record of the epoch.
+    batch; what ``epoch_line()`` returns then stands in the record of the epoch. One with
+    ``augments(epoch)`` says whether that epoch's samples are to be augmented, and one with
+    ``expect(index)`` hears, before a step, of which samples the next one will be.
     """
 
     @property
