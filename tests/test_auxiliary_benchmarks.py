@@ -60,7 +60,7 @@ def test_what_was_not_run_says_so(tmp_path):
     assert ours["equation_11"] == pytest.approx(1.38, abs=0.02)
     assert ours["memory_mark"] == "predicted"
     whole = found["AL (K = 2)"]["our_memory"]
-    assert whole == pytest.approx(8 * ours["our_memory"])
+    assert whole == pytest.approx(2 * 4 * 4 * ours["our_memory"], rel=0.01)  # AL, pooled, int8
     assert found["Serial with DA, 20% of the epochs"]["our_speedup"] == pytest.approx(5)
 
 
@@ -72,7 +72,7 @@ def test_table_5_has_test_losses_and_what_they_are_over_that_of_serial_training(
     assert {row["score_mark"] for row in found} == {"not run"}
     assert [row["paper_over_serial"] for row in found][-1] == pytest.approx(1.016, abs=1e-3)
     assert {row["our_over_serial"] for row in found} == {None}
-    assert found[2]["our_memory"] == pytest.approx(4 * found[4]["our_memory"])
+    assert found[2]["our_memory"] == pytest.approx(4 * 4 * found[4]["our_memory"], rel=0.02)
     for _, row in sun.plans.rows("small", 5):
         if row.label in ("Serial w/o DA", "DS-SPH-AL (K = 3, 1:4)"):
             folder = record.new_folder(tmp_path / sun.plans.folder(plan, row, 0))

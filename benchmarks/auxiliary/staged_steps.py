@@ -36,7 +36,7 @@ class Case:
 
     def recipe(self, method: str, filter_: str, **more: Any) -> Cifar10:
         """The recipe of one row; its first epoch is serial, its second parallel."""
-        chosen: dict[str, Any] = {"method": method, "filter": filter_, **more}
+        chosen: dict[str, Any] = {"method": method, "filter": filter_, "serial_start": 1, **more}
         return Cifar10(depth=self.depth, width=self.width, batch=self.batch, **chosen)
 
     def data(self) -> Dataset:

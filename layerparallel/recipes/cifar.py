@@ -34,7 +34,5 @@ class Cifar100(Residual):
     """ResNet (He et al. 2015), or a wide one with pre-activation (Zagoruyko, Komodakis 2016)."""
     depth: int = 16
     """Layers with weights: 6 n + 2 of a ResNet, 6 n + 4 of a wide one."""
-    rate: Literal["steps", "cosine"] = "cosine"
-    """How it falls: to a tenth after every quarter of the epochs, or as a cosine to 0."""
     decay: float = 5e-4
     """Weight decay."""

@@ -56,16 +56,14 @@ class MnistVae(Stages):
     """Reconstruction error: cross entropy of the pixels, or their squared distance."""
     divergence: float = 1.0
     """Weight of the divergence."""
-    method: Literal["serial", "penalty", "augmented"] = "augmented"
-    """Back-propagation, the penalty method, or the augmented Lagrangian."""
     stages: int = 3
     """Stages K, of about the same cost."""
+    serial_start: int = 1
+    """Serial epochs before the first parallel one; they count as serial ones."""
     beta: float = 1000.0
     """Weight of the constraints' violation; the loss it stands beside is of a hundred or so."""
     learning_rate: float = 1e-2
     """Learning rate of Adam at the start."""
-    rate: Literal["steps", "cosine"] = "cosine"
-    """How it falls: to a tenth after every quarter of the epochs, or as a cosine to 0."""
 
     def check(self) -> None:
         super().check()

@@ -47,20 +47,20 @@ class Stages(Base):
     """Training images, drawn by the seed; all if None."""
     validation: int | None = None
     """Test images, drawn by the seed; all if None."""
-    method: Literal["serial", "penalty", "augmented"] = "penalty"
+    method: Literal["serial", "penalty", "augmented"] = "augmented"
     """Back-propagation, the penalty method, or the augmented Lagrangian."""
     stages: int = 2
     """Stages K, of about the same cost."""
     cut: tuple[int, ...] = ()
     """Numbers of the pieces at which the network is cut instead, K-1 of them."""
-    filter: str = "pool:2"
+    filter: str = "pool:2:bilinear+int8"
     """How auxiliary variables are kept: none, pool:2, pool:4:bilinear or lowrank:8, each with +bf16 or
     +int8 behind it."""
     hybrid: str = "4:1"
     """Parallel to serial epochs, m:n; 1:0 has no serial ones but those at the start."""
     alternating: bool = False
     """m parallel and n serial epochs in turn, rather than the parallel ones first."""
-    serial_start: int = 1
+    serial_start: int = 0
     """Serial epochs before the first parallel one; they count as serial ones."""
     beta: float = Auxiliary.beta
     """Weight of the constraints' violation."""
@@ -85,7 +85,7 @@ class Stages(Base):
     """Folder for auxiliary variables beyond the budget; without one they are refused."""
     keep: Literal["host", "device"] = "host"
     """Which memory has them: the host's, or, on a GPU with room for them, its own."""
-    rate: Literal["steps", "cosine"] = "steps"
+    rate: Literal["steps", "cosine"] = "cosine"
     """How it falls: to a tenth after every quarter of the epochs, or as a cosine to 0."""
 
     # ---- what a recipe says ---------------------------------------------------------------------
