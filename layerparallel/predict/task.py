@@ -96,7 +96,7 @@ def from_recipe(options: Any) -> Task:
     """
     if not hasattr(options, "solver"):
         raise InputError(
-            f"The recipe {options.name!r} trains by stages, without a solver whose scaling could be "
+            f"The recipe {options.name!r} trains stages or subnetworks, without a solver whose scaling could be "
             "predicted: name one of layers, such as level-sets or mnist."
         )
     try:
