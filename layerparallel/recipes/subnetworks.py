@@ -221,9 +221,7 @@ class Subnetworks(Base):
 
     def backprop(self, data: Dataset, network: nn.Module, model: nn.Module | None = None) -> Backprop:
         """SGD over a network's parameters."""
-        optimizer = SGD(
-            network.parameters(), self.learning_rate, self.momentum, weight_decay=self.decay
-        )
+        optimizer = SGD(network.parameters(), self.learning_rate, self.momentum, weight_decay=self.decay)
         return Backprop(network, optimizer, self.task.loss, self.scheduler(data, optimizer), model)
 
     def scheduler(self, data: Dataset, optimizer: SGD) -> LRScheduler:
