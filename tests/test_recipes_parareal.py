@@ -66,9 +66,11 @@ def test_a_run_trains_and_one_that_was_broken_ends_bitwise_the_same(options, tmp
             raise Killed
         return step(self, *args)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    run, folder = recipe.build(), record.new_folder(tmp_path / "broken")
+    with monkeypatch.context() as patch:
         patch.setattr(Backprop, "step", mortal)
-        trainer.train(recipe.build(), record.new_folder(tmp_path / "broken"))
+        with pytest.raises(Killed):
+            trainer.train(run, folder)
     started = record.read(tmp_path / "broken")[0]
     again = recipes.rebuild(started["recipe"], started["options"])
     trainer.resume(again.build(), tmp_path / "broken")

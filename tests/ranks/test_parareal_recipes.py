@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import small
 import stage_images
-from torch.distributed.device_mesh import init_device_mesh
 
 from layerparallel import data, record, trainer
 from layerparallel.errors import InputError
