@@ -183,8 +183,8 @@ def residuals_per_cycle(
 def probe(network: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """How well a network's solver does on a batch; nothing for one that is propagated serially.
 
-    Of a parareal network `jumps` and `corrections`, those of `PararealNetwork.corrections`, one for every
-    interface.
+    Of a parareal network `jumps` and `corrections`, those of `PararealNetwork.corrections`, one for
+    every interface.
 
     `gradient_error` and `gradient_cosine` compare its gradient with the exact one; `forward_factor`
     and `adjoint_factor` are the residual's mean reduction per cycle over `PROBE_CYCLES`, None where

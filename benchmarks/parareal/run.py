@@ -4,8 +4,8 @@
 
 A ResNet on random images of CIFAR's size, one thread a process. Measured rows, each against the serial
 network on one process: the parareal network with N = 2, the coarse network on every rank or on the last;
-data parallelism (DDP) on the same two processes, with half of the batch each; the network's two halves
-one after the other (layer-by-layer model parallelism). Predicted rows: the parareal network for other N,
+data parallelism (DDP) on the same two processes, with half of the batch each; both halves of the
+network, one after the other (layer-by-layer model parallelism). Predicted rows: the parareal network for other N,
 by the layer group in virtual time, against the serial network by the same clock; the prediction for N = 2
 stands beside the measurement, with its error in percent.
 
@@ -27,11 +27,12 @@ from typing import Any
 
 import torch
 
-for folder in ("ranks", "auxiliary", "parareal"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
+sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "auxiliary"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from comparing import Row, judged, row, turns  # pyright: ignore[reportMissingImports]
-from steps import Case, on_processes, percent_off, predicted, shared_bytes
+from parareal_steps import Case, on_processes, percent_off, predicted, shared_bytes
 from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
 
 from layerparallel.predict.links import PRESETS

@@ -5,7 +5,7 @@
     layerparallel bench parareal_tables --runs runs/parareal --speed speed.json
     layerparallel bench parareal_tables --runs runs/parareal --plot figures
 
-Every figure of ours has a mark. `measured`: the accuracy of runs found below --runs, which have to be of
+Every figure of ours has a mark. `measured`: the accuracy of runs found below --runs, which must be of
 the row's own options; the speed-up of rows that `bench parareal --json` timed (--speed). `predicted`:
 speed-ups that it predicted. `not run`: neither. The plot is of the training loss, as figure 2 of Lee, Lee
 and Park (2022): a curve for each N, the mean over the seeds.
@@ -25,8 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import plan as plans
-from plan import PLANS, Plan, Row
+from parareal_plan import PLANS, Plan, Row
 
 from layerparallel import record
 from layerparallel.report.drawing import Curve, colour, plot, sheet
@@ -137,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="of --commands")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args(argv)
-    chosen = plans.PLANS[args.plan]
+    chosen = PLANS[args.plan]
     if args.commands:
         more = {} if args.device == "cpu" else {"device": args.device}
         print(*commands(chosen, args.seeds, args.runs, more), sep="\n")

@@ -79,7 +79,7 @@ class Subnetworks(Base):
     decay: float = 1e-4
     """Weight decay."""
     rate: Literal["steps", "cosine"] = "steps"
-    """How it falls: to a tenth after half and after three quarters of the epochs, or as a cosine to 0."""
+    """How it falls: to a tenth after half and three quarters of the epochs, or as a cosine to 0."""
 
     # ---- the run --------------------------------------------------------------------------------
 

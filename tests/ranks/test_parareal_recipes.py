@@ -1,4 +1,4 @@
-"""Recipes of parareal networks, one subnetwork on each rank: the runs of one process, resumed on either."""
+"""Recipes of parareal networks, one subnetwork on each rank: the runs of one process, gone on with."""
 
 from pathlib import Path
 from typing import Any

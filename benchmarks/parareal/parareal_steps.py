@@ -100,7 +100,7 @@ def predicted(case: Case, method: str, count: int, holders: str, link: Link, rou
 def shared_bytes(case: Case, ranks: int) -> int:
     """What a data-parallel rank sends in a step: gradients summed in a ring.
 
-    2 (P - 1) / P of all parameters' bytes; counted, not timed. Batch norms' buffers come on top, from one
+    2 (P - 1) / P of all parameters' bytes; counted, not timed. Buffers come on top, from one
     rank.
     """
     network = case.recipe("serial").made(case.data())
