@@ -4,10 +4,10 @@
 
 A ResNet on random images of CIFAR's size, one thread a process. Measured rows, each against the serial
 network on one process: the parareal network with N = 2, the coarse network on every rank or on the last;
-data parallelism (DDP) on the same two processes, with half of the batch each; both halves of the
-network, one after the other (layer-by-layer model parallelism). Predicted rows: the parareal network for other N,
-by the layer group in virtual time, against the serial network by the same clock; the prediction for N = 2
-stands beside the measurement, with its error in percent.
+data parallelism (DDP) on the same two processes, with half of the batch each; both halves of the network
+in turn (layer-by-layer model parallelism). Predicted rows: the parareal network for other N, by the layer
+group in virtual time, against the serial network by the same clock; the prediction for N = 2 stands
+beside the measurement, with its error in percent.
 
 A step is the making of a batch, forward, backward, exchange and update. What is compared takes turns,
 A B A B; figures are medians. `capacity` is what two copies of the serial training gain when they run at
