@@ -3,14 +3,14 @@
     layerparallel bench parareal [--json] [--quick] [--depth 56] [--batch 64] [--counts 3 6 12 18]
 
 A ResNet on random images of CIFAR's size, one thread a process. Measured rows, each against the serial
-network on one process: the parareal network with N = 2, the coarse network on every rank or on the last;
-data parallelism (DDP) on the same two processes, with half of the batch each; both halves of the network
-in turn (layer-by-layer model parallelism). Predicted rows: the parareal network for other N, by the layer
-group in virtual time, against the serial network by the same clock; the prediction for N = 2 stands
-beside the measurement, with its error in percent.
+network on one process: the parareal network with N = 2, the coarse network on every rank or on the
+last; data parallelism (DDP) on the same two processes, with half of the batch each; both halves of the
+network in turn (layer-by-layer model parallelism). Predicted rows: the parareal network for other N, by
+the layer group in virtual time, against the serial network by the same clock; the prediction for N = 2
+stands beside the measurement, with its error in percent.
 
-A step is the making of a batch, forward, backward, exchange and update. What is compared takes turns,
-A B A B; figures are medians. `capacity` is what two copies of the serial training gain when they run at
+A step is the making of a batch, forward, backward, exchange and update. What is compared takes turns, A
+B A B; figures are medians. `capacity` is what two copies of the serial training gain when they run at
 the same time; where it was below 1.8 the turns are repeated, up to three times, and then marked as not
 judged. `bytes sent` are those of the rank that sends most; of DDP those of a ring.
 """

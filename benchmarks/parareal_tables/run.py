@@ -5,10 +5,10 @@
     layerparallel bench parareal_tables --runs runs/parareal --speed speed.json
     layerparallel bench parareal_tables --runs runs/parareal --plot figures
 
-Every figure of ours has a mark. `measured`: the accuracy of runs found below --runs, which must be of the
-row's own options; the speed-up of rows that `bench parareal --json` timed (--speed). `predicted`:
-speed-ups that it predicted. `not run`: neither. The plot is of the training loss, as figure 2 of Lee, Lee
-and Park (2022): a curve for each N, the mean over the seeds.
+Every figure of ours has a mark. `measured`: the accuracy of runs found below --runs, which must be of
+the row's own options; the speed-up of rows that `bench parareal --json` timed (--speed). `predicted`:
+speed-ups that it predicted. `not run`: neither. The plot is of the training loss, as figure 2 of Lee,
+Lee and Park (2022): a curve for each N, the mean over the seeds.
 """
 
 from __future__ import annotations
