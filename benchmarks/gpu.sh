@@ -34,5 +34,13 @@ echo "== sun_tables"
   | sed "s#^layerparallel#\"$python\" -m layerparallel#" > "$out/sun_rows.sh"
 bash -e "$out/sun_rows.sh" > "$out/sun_rows.txt" 2>&1 || status=1
 run sun_tables sun_tables --plan small --runs "$out/sun"
+
+echo "== parareal_tables"
+# The small plan trains in minutes; `--plan paper --commands` prints the networks of the paper.
+"$python" benchmarks/parareal_tables/run.py --plan small --commands --seeds 1 --device cuda \
+  --runs "$out/parareal" | sed "s#^layerparallel#\"$python\" -m layerparallel#" > "$out/parareal_rows.sh"
+bash -e "$out/parareal_rows.sh" > "$out/parareal_rows.txt" 2>&1 || status=1
+run parareal_tables parareal_tables --plan small --runs "$out/parareal"
+"$python" benchmarks/parareal_tables/run.py --plan small --runs "$out/parareal" --plot "$out" || status=1
 run sun_paper sun_tables --runs "$out/sun_paper" --times "$out/sun_times.json"
 exit "$status"

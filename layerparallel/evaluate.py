@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from layerparallel.network import Network
 from layerparallel.solvers import Serial
 from layerparallel.solvers.cycles import is_serial, with_cycles
+from layerparallel.subnetworks import PararealNetwork
 from layerparallel.training.comparison import error_of
 
 Found = TypeVar("Found")
@@ -179,18 +180,24 @@ def residuals_per_cycle(
     return forward.residuals if forward else [], adjoint.residuals if adjoint else []
 
 
-def probe(network: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> dict[str, float | None]:
+def probe(network: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """How well a network's solver does on a batch; nothing for one that is propagated serially.
+
+    Of a parareal network `jumps` and `corrections`, those of `PararealNetwork.corrections`, one for
+    every interface.
 
     `gradient_error` and `gradient_cosine` compare its gradient with the exact one; `forward_factor`
     and `adjoint_factor` are the residual's mean reduction per cycle over `PROBE_CYCLES`, None where
     there is no residual. The network is left as it was.
     """
+    if isinstance(network, PararealNetwork) and network.count > 1:
+        seen = network.corrections(x)
+        return {"jumps": [each.jump for each in seen], "corrections": [each.size for each in seen]}
     if not isinstance(network, Network) or is_serial(network.solver):
         return {}
     with _apart(network):
         error, cosine = error_of(network, network.solver, lambda: loss(network(x)))
-    found: dict[str, float | None] = {"gradient_error": error, "gradient_cosine": cosine}
+    found: dict[str, Any] = {"gradient_error": error, "gradient_cosine": cosine}
     residuals = residuals_per_cycle(network, x, loss, PROBE_CYCLES)
     for direction, r in zip(("forward", "adjoint"), residuals, strict=True):
         measurable = len(r) > 1 and r[0] > 0

@@ -471,5 +471,5 @@ def test_wrong_input_is_one_sentence(arguments, said, capsys):
 
 
 def test_a_recipe_that_trains_by_stages_is_refused():
-    with pytest.raises(InputError, match="trains by stages"):
+    with pytest.raises(InputError, match="trains stages or subnetworks"):
         from_recipe(recipes.get("cifar10")())

@@ -222,12 +222,17 @@ def test_the_whole_recipes_are_as_deep_and_wide_as_promised():
     assert 4 <= Mnist().channels <= 8
     assert recipes.names() == [
         "cifar10",
+        "cifar10-parareal",
         "cifar100",
+        "cifar100-parareal",
+        "imagenet-parareal",
         "indian-pines",
         "level-sets",
         "mnist",
+        "mnist-parareal",
         "mnist-stages",
         "mnist-vae",
+        "svhn-parareal",
     ]
 
 

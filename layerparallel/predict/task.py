@@ -96,8 +96,8 @@ def from_recipe(options: Any) -> Task:
     """
     if not hasattr(options, "solver"):
         raise InputError(
-            f"The recipe {options.name!r} trains by stages, without a solver whose scaling could be "
-            "predicted: name one of layers, such as level-sets or mnist."
+            f"The recipe {options.name!r} trains stages or subnetworks, without a solver whose scaling "
+            "could be predicted: name one of layers, such as level-sets or mnist."
         )
     try:
         plain = replace(options, solver="serial", adaptive=False, device="cpu")

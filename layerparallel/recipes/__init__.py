@@ -18,12 +18,17 @@ from layerparallel.trainer import Run
 
 _WHERE = {
     "cifar10": ("layerparallel.recipes.cifar", "Cifar10"),
+    "cifar10-parareal": ("layerparallel.recipes.parareal", "Cifar10Parareal"),
     "cifar100": ("layerparallel.recipes.cifar", "Cifar100"),
+    "cifar100-parareal": ("layerparallel.recipes.parareal", "Cifar100Parareal"),
+    "imagenet-parareal": ("layerparallel.recipes.parareal", "ImagenetParareal"),
     "indian-pines": ("layerparallel.recipes.indian_pines", "IndianPines"),
     "level-sets": ("layerparallel.recipes.level_sets", "LevelSets"),
     "mnist": ("layerparallel.recipes.mnist", "Mnist"),
+    "mnist-parareal": ("layerparallel.recipes.parareal", "MnistParareal"),
     "mnist-stages": ("layerparallel.recipes.mnist_stages", "MnistStages"),
     "mnist-vae": ("layerparallel.recipes.mnist_vae", "MnistVae"),
+    "svhn-parareal": ("layerparallel.recipes.parareal", "SvhnParareal"),
 }
 
 

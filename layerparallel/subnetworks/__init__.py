@@ -7,7 +7,7 @@ F^1..F^{N-1}, postprocessing h. On a layer group rank j - 1 has C^j and g^j.
 
 from .build import parareal_network
 from .describe import Part
-from .network import PararealNetwork
+from .network import Correction, PararealNetwork
 from .warp import WarpNetwork, warp
 
-__all__ = ["PararealNetwork", "Part", "WarpNetwork", "parareal_network", "warp"]
+__all__ = ["Correction", "PararealNetwork", "Part", "WarpNetwork", "parareal_network", "warp"]

@@ -33,6 +33,7 @@ def parareal_network(
     preprocessing: Build | None = None,
     opening: int | None = None,
     closing: int | None = None,
+    coarse_depth: int = 1,
     seed: int = 0,
 ) -> PararealNetwork:
     """Turns a feed-forward network into N parallel subnetworks joined by a coarse network.
@@ -55,13 +56,16 @@ def parareal_network(
         preprocessing: makes C^j, for j = 2..N, from the input to states like y_{j-1}.
         opening: how many pieces C^1 has, if they are not to be found.
         closing: how many pieces are in front of h, if they are not to be found.
+        coarse_depth: units of the default F^j, one behind the other.
         seed: of the new weights; torch's random numbers are left as they are.
 
     Raises:
-        InputError: there are fewer layers than subnetworks, cuts do not fit, or a part makes states of
-            another shape than the next one takes.
+        InputError: there are fewer layers than subnetworks, cuts do not fit, a part makes states of
+            another shape than the next one takes, or the coarse depth is below 1.
         TypeError: the network cannot be taken apart.
     """
+    if coarse_depth < 1:
+        raise InputError(f"A coarse depth of {coarse_depth} is below 1: give at least 1.")
     modules = named_modules(network)
     taken = next((name for name in OWN if name in modules), None)
     if taken is not None:
@@ -80,7 +84,7 @@ def parareal_network(
     parts = _Parts(layers, states, ends)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        coarse_parts = [parts.coarse(j, coarse) for j in range(1, subnetworks)]
+        coarse_parts = [parts.coarse(j, coarse, coarse_depth) for j in range(1, subnetworks)]
         prepared = [parts.preprocessing(j, preprocessing) for j in range(2, subnetworks + 1)]
     rows = parts.described(prepared, coarse_parts)
     made = PararealNetwork(modules, ends, prepared, coarse_parts, rows)
@@ -116,14 +120,15 @@ class _Parts:
         """Pieces by their numbers."""
         return [layer.piece for layer in self.layers[start:stop]]
 
-    def coarse(self, j: int, build: Build | None) -> nn.Module:
-        """F^j."""
+    def coarse(self, j: int, build: Build | None, depth: int) -> nn.Module:
+        """F^j, by default of so many units."""
         before, after = self.interface(j), self.interface(j + 1)
         name, option = f"coarse network F^{j}", "coarse="
         if build is None:
             layers = self.between(j + 1, j + 1)
-            made = shallow(self.shape(j), self.shape(j + 1), layers, True, name, option)
-            made = _placed(made, after)
+            starts = [self.shape(j), *[self.shape(j + 1)] * (depth - 1)]
+            units = [shallow(a, self.shape(j + 1), layers, True, name, option) for a in starts]
+            made = _placed(units[0] if depth == 1 else nn.Sequential(*units), after)
         else:
             made = _made(build, j, self.shape(j), self.shape(j + 1), name, option)
         self._check(name, option, made, before, after)

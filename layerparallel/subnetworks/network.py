@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..fields import as_given, as_state
 from ..group.base import ALONE, Group
@@ -13,10 +15,24 @@ from ..staged.pieces import Piece, pieces_of
 from .batched import in_batches
 from .describe import Part, table
 from .ranks import keep_own, propagate
-from .trace import through
+from .trace import evaluating, through
 
 Holders = Literal["every", "last"]
 """Which ranks of a layer group have the coarse network and the postprocessing."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """How much the coarse network does at one interface, on one batch.
+
+    Attributes:
+        jump: norm of y~_j - x_{j+1} over that of y~_j: how far the preprocessing is from what is behind
+            the subnetworks in front of it.
+        size: norm of F^j(y~_j - x_{j+1}) over that of y_{j+1}.
+    """
+
+    jump: float
+    size: float
 
 
 class PararealNetwork(nn.Module):
@@ -59,6 +75,7 @@ class PararealNetwork(nn.Module):
         self._group: Group = ALONE
         self.holders: Holders = "every"
         self.alike: tuple[range, ...] = ()
+        self._seen: list[Correction] | None = None  # while somebody watches the coarse network
 
     @property
     def count(self) -> int:
@@ -104,7 +121,11 @@ class PararealNetwork(nn.Module):
         state = y[0]
         for j in range(1, self.count):
             jump = _combined(state, x[j], -1)
-            state = _combined(y[j], self.coarse[str(j)](jump), 1)
+            correction = self.coarse[str(j)](jump)
+            if self._seen is not None:
+                sizes = _norm(jump) / _norm(state), _norm(correction) / _norm(y[j])
+                self._seen.append(Correction(*sizes))
+            state = _combined(y[j], correction, 1)
         return state
 
     def closed(self, state: Any) -> Any:
@@ -149,6 +170,26 @@ class PararealNetwork(nn.Module):
             self._group, self.holders = group, holders
         return self
 
+    def corrections(self, x: Any) -> tuple[Correction, ...]:
+        """Jumps and coarse corrections at the N - 1 interfaces, on every rank; all call it.
+
+        In evaluation mode and without gradients; the network is left as it was.
+        """
+        self._seen = []
+        try:
+            with evaluating([self]):
+                self(x)
+            return self.group.tell(tuple(self._seen), self.group.size - 1)
+        finally:
+            self._seen = None
+
+    def uncounted(self) -> list[nn.Parameter]:
+        """Parameters that sums over the layer group leave out on this rank: the last one counts them."""
+        if self.group.last or self.holders == "last":
+            return []
+        parts = [*self.coarse.values(), *(piece.module for piece in self.pieces("closing"))]
+        return [p for part in parts for p in part.parameters()]
+
     def extra_repr(self) -> str:
         """The number of subnetworks and the table of `describe`."""
         return f"{self.count} subnetworks\n{table(self._parts)}"
@@ -158,3 +199,9 @@ def _combined(a: Any, b: Any, sign: int) -> Any:
     """a + sign b, for states of one tensor or several."""
     pairs = zip(as_state(a, "a state"), as_state(b, "a state"), strict=True)
     return as_given(tuple(u + v if sign > 0 else u - v for u, v in pairs))
+
+
+def _norm(state: Any) -> float:
+    """The 2-norm of a state of one tensor or several; tiny in place of 0, to be divided by."""
+    parts: list[Tensor] = [a.detach().double() for a in as_state(state, "a state")]
+    return max(math.sqrt(sum(float(a.square().sum()) for a in parts)), 1e-300)

@@ -20,6 +20,7 @@ from layerparallel.network import Network
 from layerparallel.progress import Display, Silent, Standing
 from layerparallel.record import Record, changed_options, describe_network, machine
 from layerparallel.stopwatch import Stopwatch
+from layerparallel.subnetworks import PararealNetwork
 from layerparallel.sums import Sums
 from layerparallel.trainer import ending
 from layerparallel.trainer.run import Listener, Outcome, Phase, Run
@@ -177,7 +178,8 @@ class Training:
     def _described(self, network: nn.Module) -> dict[str, Any]:
         """Size and place of the whole network."""
         found = describe_network(network)
-        repeated = network.uncounted() if isinstance(network, Network) else []
+        counts = isinstance(network, Network | PararealNetwork)
+        repeated = network.uncounted() if counts else []
         count = found["parameters"] - sum(p.numel() for p in repeated)
         return {**found, "parameters": sum(self.team.layer.gather(count))}
 

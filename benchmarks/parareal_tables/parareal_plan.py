@@ -1,0 +1,167 @@
+"""Which networks and data the tables have, how their rows are trained, and what was published of them.
+
+Two plans: `paper`, the networks and data that Lee, Lee and Park (2022) name; `small`, a ResNet of 56
+layers that two cores train: MNIST and CIFAR-10, 10,000 images of each.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from layerparallel import record
+from layerparallel.errors import InputError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table: a network and data, for some N.
+
+    Args:
+        title: of the table.
+        recipe: that trains it.
+        counts: N; 1 is the network itself.
+        options: of all rows.
+        published: accuracy in percent of the network itself, where we have it.
+        source: of that.
+        warps: K of rows of WarpNet's operator.
+    """
+
+    title: str
+    recipe: str
+    counts: tuple[int, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    published: float | None = None
+    source: str = ""
+    warps: tuple[int, ...] = ()
+
+    def rows(self) -> Iterator[Row]:
+        """In the order of N, WarpNet's last."""
+        for count in self.counts:
+            yield Row(self, "parareal" if count > 1 else "serial", count)
+        for units in self.warps:
+            yield Row(self, "warp", units)
+
+    @property
+    def folder(self) -> str:
+        """Names the table's runs."""
+        return f"{self.recipe}-{self.options['family']}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of a table: of N subnetworks, or of K units at a time."""
+
+    plan: Plan
+    method: str
+    count: int
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        if self.method == "warp":
+            return f"WarpNet, K = {self.count}"
+        return f"N = {self.count}" + (" (the network itself)" if self.method == "serial" else "")
+
+    def options(self, seed: int) -> dict[str, Any]:
+        """With which it is trained."""
+        own: dict[str, Any] = {"method": self.method, "seed": seed}
+        if self.method != "serial":
+            own["warp" if self.method == "warp" else "subnetworks"] = self.count
+        return {**self.plan.options, **own}
+
+    def folder(self, seed: int) -> Path:
+        """Where a run of it is, below the folder of all runs."""
+        return Path(self.plan.folder, f"{self.method}{self.count}", f"seed{seed}")
+
+    def command(self, seed: int, runs: Path, more: dict[str, Any]) -> list[str]:
+        """What trains it, on one process: its numbers are those of N."""
+        words = ["layerparallel", "train", self.plan.recipe]
+        for name, value in {**self.options(seed), **more}.items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        return [*words, "--run", str(runs / self.folder(seed))]
+
+    def ended(self, runs: Path) -> list[Path]:
+        """The folders of its runs that have ended.
+
+        Raises:
+            InputError: a run has other options than the row.
+        """
+        found = []
+        for path in sorted((runs / self.folder(0)).parent.glob("seed*")):
+            if record.read_summary(path) is None:
+                continue
+            options = record.read(path)[0]["options"]
+            for name, value in self.options(int(path.name.removeprefix("seed"))).items():
+                if options.get(name) != value:
+                    raise InputError(
+                        f"The run {path} was trained with {name} = {options.get(name)}, its row is of "
+                        f"{value}: move it away, or train it again."
+                    )
+            found.append(path)
+        return found
+
+    def measured(self, runs: Path) -> Measured | None:
+        """The accuracy of its runs; None if none has ended."""
+        found = []
+        for path in self.ended(runs):
+            summary = record.read_summary(path)
+            assert summary is not None
+            found.append(100 * summary["validation_accuracy"])
+        if not found:
+            return None
+        return Measured(statistics.mean(found), statistics.pstdev(found), len(found))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Accuracy in percent over the seeds there are."""
+
+    score: float
+    spread: float
+    seeds: int
+
+
+HE = "He et al. 2016, error 4.62 % and 22.71 % of ResNet-1001 with pre-activation"
+SMALL: dict[str, Any] = {"family": "resnet", "depth": 56, "training": 10_000, "epochs": 20}
+SMALL |= {"rate": "cosine", "evaluate_every": 2}
+LARGE: dict[str, Any] = {"epochs": 200, "evaluate_every": 10}
+DEEP = {**LARGE, "family": "preactivation", "depth": 1001, "width": 16}
+VGG = {**LARGE, "family": "vgg", "width": 64}
+SETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "SVHN": "svhn", "MNIST": "mnist"}
+PUBLISHED = {"CIFAR-10": 100 - 4.62, "CIFAR-100": 100 - 22.71}
+"""Of ResNet-1001 itself."""
+
+PLANS: dict[str, tuple[Plan, ...]] = {
+    "small": (
+        Plan("ResNet-56 (8 channels), MNIST, 10,000 images", "mnist-parareal", (1, 2, 3), SMALL),
+        Plan(
+            "ResNet-56, CIFAR-10, 10,000 images",
+            "cifar10-parareal",
+            (1, 2, 3),
+            {**SMALL, "validation": 10_000},
+        ),
+    ),
+    "paper": (
+        *(
+            Plan(
+                f"ResNet-1001, {name}",
+                f"{recipe}-parareal",
+                (1, 3, 6, 12, 18),
+                DEEP,
+                PUBLISHED.get(name),
+                HE if name in PUBLISHED else "",
+                (2, 3),
+            )
+            for name, recipe in SETS.items()
+        ),
+        # 12 of the 13 convolutions are behind the opening, so there is no N = 18.
+        *(
+            Plan(f"VGG-16, {name}", f"{recipe}-parareal", (1, 3, 6, 12), VGG)
+            for name, recipe in SETS.items()
+        ),
+    ),
+}

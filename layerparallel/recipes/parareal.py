@@ -1,0 +1,78 @@
+"""Parareal neural networks on the published images, and on a folder of images such as ImageNet's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from layerparallel import data as data_sets
+from layerparallel.data.augment import Augmentation
+from layerparallel.data.base import Dataset
+from layerparallel.errors import InputError
+from layerparallel.recipes.base import part
+from layerparallel.recipes.subnetworks import Subnetworks
+
+
+@dataclass(frozen=True)
+class Cifar10Parareal(Subnetworks):
+    """CIFAR-10 by parallel subnetworks that a coarse network joins."""
+
+    name: ClassVar[str] = "cifar10-parareal"
+    data_set: ClassVar[str] = "cifar-10"
+
+
+@dataclass(frozen=True)
+class Cifar100Parareal(Subnetworks):
+    """CIFAR-100 by parallel subnetworks that a coarse network joins."""
+
+    name: ClassVar[str] = "cifar100-parareal"
+    data_set: ClassVar[str] = "cifar-100"
+
+
+@dataclass(frozen=True)
+class SvhnParareal(Subnetworks):
+    """House numbers by parallel subnetworks that a coarse network joins."""
+
+    name: ClassVar[str] = "svhn-parareal"
+    data_set: ClassVar[str] = "svhn"
+    augmentation: ClassVar[Augmentation | None] = Augmentation(crop=4, flip=False)
+
+
+@dataclass(frozen=True)
+class MnistParareal(Subnetworks):
+    """MNIST by parallel subnetworks that a coarse network joins."""
+
+    name: ClassVar[str] = "mnist-parareal"
+    data_set: ClassVar[str] = "mnist"
+    augmentation: ClassVar[Augmentation | None] = Augmentation(crop=2, flip=False)
+
+    width: int = 8
+    """Channels behind the first convolution; VGG-16 as published has 64."""
+
+
+@dataclass(frozen=True)
+class ImagenetParareal(Subnetworks):
+    """ImageNet, or any folder of images, by parallel subnetworks that a coarse network joins.
+
+    All images are in memory, 3 side^2 bytes each: 16 GB for the 1.28 million of ImageNet with a side of
+    64 pixels.
+    """
+
+    name: ClassVar[str] = "imagenet-parareal"
+    counts: ClassVar[tuple[str, ...]] = (*Subnetworks.counts, "side")
+
+    images: Path | None = None
+    """Folder with train/ and val/, in which every class has a folder of image files; see
+    layerparallel.data.folder."""
+    side: int = 64
+    """Pixels to which images are scaled, high and wide."""
+    family: Literal["resnet", "preactivation", "vgg"] = "vgg"
+    """ResNet (He et al. 2015), one with pre-activation and bottlenecks (He et al. 2016), or VGG-16."""
+    width: int = 64
+    """Channels behind the first convolution; VGG-16 as published has 64."""
+
+    def load(self) -> Dataset:
+        """The images of the folder, or as many of them as asked for."""
+        if self.images is None:
+            raise InputError("There are no images to train with: give their folder by --images.")
+        whole = data_sets.load("folder", path=self.images, size=self.side, seed=self.seed)
+        return part(whole, self.training, self.validation, self.seed)
