@@ -17,7 +17,15 @@ from layerparallel.recipes.cifar import Cifar10
 from layerparallel.recipes.mnist_vae import MnistVae
 from layerparallel.report import curves, drawing, stages, story, tables, tradeoff
 
-TINY = {"depth": 14, "width": 2, "batch": 20, "epochs": 5, "learning_rate": 0.02, "checkpoint_every": 99}
+TINY = {
+    "serial_start": 1,
+    "depth": 14,
+    "width": 2,
+    "batch": 20,
+    "epochs": 5,
+    "learning_rate": 0.02,
+    "checkpoint_every": 99,
+}
 
 
 def images(name: str, channels: int, side: int) -> data.Dataset:
@@ -126,7 +134,7 @@ def test_the_table_says_how_stages_were_trained_and_how_far_they_came(trained):
     found = stages.table([story.tell(folder)])
     assert found is not None
     rows = dict(found.rows)
-    assert rows["method"] == "augmented Lagrangian, derived step"
+    assert rows["method"] == "augmented Lagrangian, estimated step"
     assert rows["stages"] == "3"
     assert rows["processes"] == "one, its stages in turn"
     assert rows["kept by the filter"] == "pool:2+bf16"
@@ -234,7 +242,7 @@ def score(folder: Path) -> float:
 def test_hybrids_are_drawn_over_the_share_of_augmented_epochs(trained):
     folders = [trained(name) for name in ("3:2", "3:2 again", "2:3", "serial", "serial, plain")]
     plot = plots_of(*folders)[SHARE]
-    points = next(curve for curve in plot.curves if curve.label == "penalty, augment serial")
+    points = next(curve for curve in plot.curves if curve.label == "augmented, augment serial")
     np.testing.assert_allclose(points.x, [2 / 5, 3 / 5])
     first = [score(folder) for folder in folders[:2]]
     np.testing.assert_allclose(points.y, np.array([np.mean(first), score(folders[2])]))
@@ -274,7 +282,7 @@ def on_ranks(folder: Path, copy: Path, **machine) -> Path:
 def test_speed_is_measured_against_a_serial_run_with_the_same_options(trained, tmp_path):
     ranks, serial = on_ranks(trained("3:2"), tmp_path / "ranks"), trained("serial")
     plot = plots_of(ranks, serial)[SPEED]
-    ours = next(curve for curve in plot.curves if curve.label == "penalty, measured")
+    ours = next(curve for curve in plot.curves if curve.label == "augmented, measured")
     seconds = [
         np.mean([line["epoch_seconds"] for line in epochs_of(folder)]) for folder in (serial, ranks)
     ]
