@@ -17,6 +17,7 @@ from .chain import State
 from .crossing import Form, crossed, everywhere, told
 from .fields import as_given, as_state
 from .group.base import ALONE, Group
+from .norms import Norms
 from .propagate import Guess, Solver, propagate, refuse_non_finite
 from .solution import Solution
 from .solvers import MGRIT, Serial, Split
@@ -31,7 +32,7 @@ class Chains(nn.ModuleList):
     """Several chains, with transitions between them where the state changes its shape."""
 
 
-class Network(nn.Module):
+class Network(Norms):
     """A residual network ``closing(chain(opening(x)))``, trained by any PyTorch loop.
 
     Args:
@@ -358,28 +359,6 @@ class Network(nn.Module):
                 pattern, stacked = part.layer_name(name.removeprefix(prefix))
                 return prefix + pattern, part.depth if stacked else 0
         return name, 0
-
-    def gradient_norm(self) -> Tensor:
-        """The 2-norm of all gradients together, 0-d, over all ranks of the layer group."""
-        skipped = {id(p) for p in self.uncounted()}
-        grads = [p.grad for p in self.parameters() if p.grad is not None and id(p) not in skipped]
-        norms = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
-        if self.group.alone:
-            return norms
-        device = next(self.parameters()).device
-        return self.group.total(norms.to(device).double().square()).sqrt()
-
-    def clip_grad_norm_(self, max_norm: float) -> Tensor:
-        """Scales all gradients so that their common 2-norm is at most `max_norm`; returns that norm.
-
-        ``torch.nn.utils.clip_grad_norm_`` for one process and for a layer group alike.
-        """
-        norm = self.gradient_norm()
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        for p in self.parameters():
-            if p.grad is not None:
-                p.grad.mul_(scale.to(p.grad))
-        return norm
 
     def uncounted(self) -> list[nn.Parameter]:
         """Parameters that sums over the layer group leave out on this rank: the first counts them."""

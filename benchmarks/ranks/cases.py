@@ -36,20 +36,40 @@ class Case:
     classes: int = 10
     seed: int = 0
 
+    @property
+    def inputs(self) -> tuple[int, int, int]:
+        """Shape of an input."""
+        return 1, self.side, self.side
+
+    @property
+    def state(self) -> tuple[int, int, int]:
+        """Shape of a state."""
+        return self.channels, self.side, self.side
+
     def data(self) -> tuple[Tensor, Tensor]:
-        """Inputs (batch, 1, side, side) and classes (batch,)."""
+        """Inputs (batch, *inputs) and classes (batch,)."""
         generator = torch.Generator().manual_seed(1000 + self.seed)
-        x = torch.randn(self.batch, 1, self.side, self.side, generator=generator)
+        x = torch.randn(self.batch, *self.inputs, generator=generator)
         return x, torch.randint(self.classes, (self.batch,), generator=generator)
+
+    def opening(self) -> nn.Module:
+        """From inputs to states."""
+        return Opening(self.channels)
+
+    def layer(self) -> lp.Convolution:
+        """The template of the chain's layers."""
+        return lp.Convolution(self.channels)
+
+    def closing(self) -> nn.Module:
+        """From states to (batch, classes)."""
+        return nn.Sequential(nn.Flatten(), nn.Linear(self.channels * self.side**2, self.classes))
 
     def network(self, solver: Solver | None = None) -> lp.Network:
         """With weights that are independent from layer to layer, the same in every process."""
         torch.manual_seed(self.seed)
-        body = lp.chain(lp.Convolution(self.channels), self.depth, T=self.T, initial="independent")
-        closing = nn.Linear(self.channels * self.side**2, self.classes)
-        return lp.Network(
-            Opening(self.channels), body, nn.Sequential(nn.Flatten(), closing), solver or lp.Serial()
-        )
+        body = lp.chain(self.layer(), self.depth, T=self.T, initial="independent")
+        closing = self.closing()
+        return lp.Network(self.opening(), body, closing, solver or lp.Serial())
 
     def halves(self, closed: bool) -> tuple[nn.Module, nn.Module]:
         """The network cut in the middle: the library's exact steps (`closed`) or plain modules."""
@@ -59,8 +79,7 @@ class Case:
         runs = [layers[:middle], layers[middle:]]
         bodies: list[nn.Module]
         if closed:
-            layer = lp.Convolution(self.channels)
-            nets = [lp.Network(None, lp.chain(layer, len(run), h=h), None) for run in runs]
+            nets = [lp.Network(None, lp.chain(self.layer(), len(run), h=h), None) for run in runs]
             for net, run in zip(nets, runs, strict=True):
                 state = {
                     f"body.{n}.{key}": p for n, la in enumerate(run) for key, p in la.named_parameters()

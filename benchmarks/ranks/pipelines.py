@@ -30,8 +30,8 @@ class Pipeline:
         self.rank, self.case = rank, case
         self.module = case.halves(closed)[rank]
         self.x, self.y = case.data()
-        size, state = case.batch // microbatches, (case.channels, case.side, case.side)
-        ends = ((1, case.side, case.side), state, (case.classes,))
+        size = case.batch // microbatches
+        ends = (case.inputs, case.state, (case.classes,))
         first, last = (torch.zeros(size, *ends[k], requires_grad=k > 0) for k in (rank, rank + 1))
         # without these the stages would be called once on memory that was never written to
         stage = PipelineStage(self.module, rank, 2, torch.device("cpu"), first, last)

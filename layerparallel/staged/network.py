@@ -16,12 +16,13 @@ from ..errors import InputError
 from ..fields import as_given, as_state
 from ..group.agreement import agree
 from ..group.base import ALONE, Group
+from ..norms import Norms
 from .cuts import cut
 from .numbers import Numbers, draw_on_from, drawing
 from .pieces import Piece, named_modules, pieces_of
 
 
-class Staged(nn.Module):
+class Staged(Norms):
     """A network as K stages of consecutive pieces; called, it is the network.
 
     Parameters and buffers have the names of the plain network, so that states fit in both directions.
@@ -35,6 +36,9 @@ class Staged(nn.Module):
         example: an input. One forward in evaluation mode then counts every piece's operations, those
             of products and convolutions; without it a piece costs as much as it has parameters.
 
+    Attributes:
+        group: the layer group that has one stage on each rank; one process unless distributed.
+
     Raises:
         InputError: there are fewer pieces than stages, a stage would have no parameters or share some
             with another, or the cuts do not fit.
@@ -46,7 +50,7 @@ class Staged(nn.Module):
         self._modules.update(named_modules(network))
         self._pieces = tuple(piece for name in self._modules for piece in pieces_of(self, name))
         self._stages = cut(self._pieces, stages, example)
-        self._group: Group = ALONE
+        self.group: Group = ALONE
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -62,11 +66,6 @@ class Staged(nn.Module):
     def count(self) -> int:
         """K."""
         return len(self._stages)
-
-    @property
-    def group(self) -> Group:
-        """The layer group that has one stage on each rank; one process unless distributed."""
-        return self._group
 
     @property
     def mine(self) -> range:
@@ -177,7 +176,7 @@ class Staged(nn.Module):
                 f"{self.count} stages, one on each rank, do not fit {group.size} ranks; start "
                 f"{self.count} ranks, or cut the network into {group.size} stages."
             )
-        self._group = group
+        self.group = group
         kept = {piece.place for piece in self._of(group.rank)}
         for k in range(self.count):
             for piece in self._of(k):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..fields import as_given, as_state
 from ..group.base import ALONE, Group
+from ..norms import Norms
 from ..staged.pieces import Piece, pieces_of
 from .batched import in_batches
 from .describe import Part, table
@@ -35,7 +36,7 @@ class Correction:
     size: float
 
 
-class PararealNetwork(nn.Module):
+class PararealNetwork(Norms):
     """N subnetworks that do not wait for each other, joined by a coarse network::
 
         x_j = C^j(x),  y_j = g^j(x_j)                    j = 1..N, all at once
@@ -55,6 +56,8 @@ class PararealNetwork(nn.Module):
         parts: what they cost.
 
     Attributes:
+        group: the layer group that has one subnetwork on each rank; one process unless distributed.
+        holders: which ranks have the coarse network and the postprocessing.
         alike: which fine parts, counted from 0, one process computes in one batch; see `batched`.
     """
 
@@ -72,7 +75,7 @@ class PararealNetwork(nn.Module):
         self._ends, self._parts = tuple(ends), tuple(parts)
         self.preprocessing = nn.ModuleDict({str(j): C for j, C in enumerate(preprocessing, start=2)})
         self.coarse = nn.ModuleDict({str(j): F for j, F in enumerate(coarse, start=1)})
-        self._group: Group = ALONE
+        self.group: Group = ALONE
         self.holders: Holders = "every"
         self.alike: tuple[range, ...] = ()
         self._seen: list[Correction] | None = None  # while somebody watches the coarse network
@@ -86,11 +89,6 @@ class PararealNetwork(nn.Module):
     def ends(self) -> tuple[int, ...]:
         """How many pieces of the original network are in front of g^1, behind g^1, ..., behind g^N."""
         return self._ends
-
-    @property
-    def group(self) -> Group:
-        """The layer group that has one subnetwork on each rank; one process unless distributed."""
-        return self._group
 
     def describe(self) -> tuple[Part, ...]:
         """Parameters and operations of C^1..C^N, g^1..g^N, F^1..F^{N-1} and h, on all ranks the same."""
@@ -167,7 +165,7 @@ class PararealNetwork(nn.Module):
                 distributed already.
         """
         if keep_own(self, group, holders):
-            self._group, self.holders = group, holders
+            self.group, self.holders = group, holders
         return self
 
     def corrections(self, x: Any) -> tuple[Correction, ...]:

@@ -16,11 +16,10 @@ from layerparallel.checkpoint import Checkpoint, CheckpointError, Moment
 from layerparallel.data.batches import Batch, Batches
 from layerparallel.errors import InputError, RankFailed
 from layerparallel.evaluate import figures, probe, validation
-from layerparallel.network import Network
+from layerparallel.norms import Norms
 from layerparallel.progress import Display, Silent, Standing
 from layerparallel.record import Record, changed_options, describe_network, machine
 from layerparallel.stopwatch import Stopwatch
-from layerparallel.subnetworks import PararealNetwork
 from layerparallel.sums import Sums
 from layerparallel.trainer import ending
 from layerparallel.trainer.run import Listener, Outcome, Phase, Run
@@ -178,8 +177,7 @@ class Training:
     def _described(self, network: nn.Module) -> dict[str, Any]:
         """Size and place of the whole network."""
         found = describe_network(network)
-        counts = isinstance(network, Network | PararealNetwork)
-        repeated = network.uncounted() if counts else []
+        repeated = network.uncounted() if isinstance(network, Norms) else []
         count = found["parameters"] - sum(p.numel() for p in repeated)
         return {**found, "parameters": sum(self.team.layer.gather(count))}
 

@@ -56,6 +56,7 @@ class Found:
 
     mine: range
     losses: list[Tensor]
+    norms: list[Tensor]
     evaluated: list[Tensor]
     gradients: dict[str, Tensor | None]
     state: dict[str, Tensor]
@@ -70,11 +71,12 @@ def trained(group: Group, kind: str, stages: int | Sequence[int], frozen: bool =
             p.requires_grad_(False)
     staged.distribute(group)
     optimizer = torch.optim.SGD(staged.parameters(), lr=0.01, momentum=0.9)
-    losses = []
+    losses, norms = [], []
     torch.manual_seed(2)
     for step in range(2):
         optimizer.zero_grad()
         losses.append(pull_back(staged(x[step:]), x[step:]))
+        norms.append(staged.gradient_norm().double())
         optimizer.step()
     staged.eval()
     with torch.no_grad():
@@ -82,6 +84,7 @@ def trained(group: Group, kind: str, stages: int | Sequence[int], frozen: bool =
     return Found(
         staged.mine,
         losses,
+        norms,
         [*output] if isinstance(output, tuple) else [output],
         {name: p.grad for name, p in staged.named_parameters()},
         {name: value.detach() for name, value in staged.state_dict().items()},
@@ -96,6 +99,7 @@ def alike(ranks: list[Found], one: Found) -> None:
             [*found.losses, *found.evaluated], [*one.losses, *one.evaluated], strict=True
         ):
             assert torch.equal(mine, theirs)
+        torch.testing.assert_close(found.norms, one.norms, rtol=1e-12, atol=0)  # of all ranks' gradients
     for what in ("gradients", "state"):
         expected, met = getattr(one, what), set()
         for found in ranks:

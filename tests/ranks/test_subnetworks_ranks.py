@@ -50,7 +50,7 @@ def pull_back(output: Tensor) -> Tensor:
 
 @dataclass
 class Found:
-    """What one rank has after some steps of training."""
+    """What one rank has after some steps of training; behind every loss the norm of all gradients."""
 
     losses: list[Tensor]
     evaluated: Tensor
@@ -70,6 +70,7 @@ def trained(group: Group, kind: str, count: int, holders: Any = "every", frozen:
     for step in range(2):
         optimizer.zero_grad()
         losses.append(pull_back(net(x[step:])))
+        losses.append(net.clip_grad_norm_(0.1).double())
         optimizer.step()
     net.eval()
     with torch.no_grad():

@@ -1,0 +1,70 @@
+"""The network that all methods train: an opening, a chain of residual layers, a closing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.append(str(Path(__file__).parents[1] / "ranks"))
+
+import cases  # pyright: ignore[reportMissingImports]
+
+import layerparallel as lp
+from layerparallel.solvers.cycles import Solver
+
+
+@dataclass(frozen=True)
+class Case(cases.Case):
+    """u + h relu(K u + b), 3x3 convolutions; no norms, small steps h = T/N.
+
+    The opening halves the resolution of the images, which is twice `side`. Nothing depends on what else
+    is in a mini batch, so halves of a batch and microbatches give the same gradient as the whole.
+    """
+
+    depth: int = 64
+    channels: int = 16
+    side: int = 16
+    batch: int = 64
+    T: float = 4.0
+
+    @property
+    def inputs(self) -> tuple[int, int, int]:
+        """Shape of an image."""
+        return 3, 2 * self.side, 2 * self.side
+
+    def opening(self) -> nn.Module:
+        """A convolution of stride 2."""
+        return nn.Sequential(nn.Conv2d(3, self.channels, 3, stride=2, padding=1), nn.ReLU())
+
+    def layer(self) -> lp.Convolution:
+        """The template of the chain's layers."""
+        return lp.Convolution(self.channels, "relu")
+
+    def closing(self) -> nn.Module:
+        """Pooling over squares of four, and a linear layer."""
+        features = self.channels * (self.side // 4) ** 2
+        return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(features, self.classes))
+
+    def network(self, solver: Solver | None = None) -> lp.Network:
+        """With the weights of the seed, which are smooth in depth at first."""
+        torch.manual_seed(self.seed)
+        body = lp.chain(self.layer(), self.depth, T=self.T)
+        return lp.Network(self.opening(), body, self.closing(), solver or lp.Serial())
+
+
+def multigrid(depth: int, ranks: int) -> lp.Split:
+    """One cycle each way: an interval on each rank, or at least two layers in one.
+
+    Trained weights change with depth: a coarse step of two Picard iterates forward.
+    """
+
+    def solver(coarse: str, samples: int | None) -> lp.MGRIT:
+        m = max(2, depth // ranks)
+        kind: dict[str, object] = {"coarse": coarse, "samples": samples, "coarsening": m, "levels": 2}
+        return lp.MGRIT(**kind, forward_cycles=1, adjoint_cycles=1)  # type: ignore[arg-type]
+
+    return lp.Split(forward=solver("picard", 2), adjoint=solver("mean_parameters", None))

@@ -1,0 +1,237 @@
+"""Rows of the comparison: time, memory and bytes on two processes, and predictions for more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from case import multigrid
+from comparing import Row, judged, row, turns  # pyright: ignore[reportMissingImports]
+from families_recipe import Families
+from families_steps import Piped, Weighed, foreseen, images, on_processes
+from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
+
+from layerparallel.group import Link
+from layerparallel.predict.baselines import OneRank, data_parallel, pipeline
+from layerparallel.predict.links import PRESETS
+from layerparallel.predict.task import Task
+from layerparallel.tuning import describe
+
+LINK = PRESETS["loopback"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One row of the table.
+
+    Args:
+        label: for people.
+        method: of the recipe; those whose gradient is that of serial training are "serial".
+        kind: what the processes are.
+        gradient: what is to be said of it.
+    """
+
+    label: str
+    method: str
+    kind: str
+    gradient: str
+
+
+WAYS = {
+    "serial": Way("serial, one process", "serial", "alone", "exact"),
+    "data": Way("data parallel (DDP)", "serial", "data", "exact"),
+    "pipeline": Way("pipeline", "serial", "layer", "exact"),
+    "mgrit": Way("MGRIT, one cycle each way", "mgrit", "layer", "inexact"),
+    "penalty": Way("DS-SPH, penalty", "penalty", "layer", "of each stage's own loss"),
+    "augmented": Way("DS-SPH, augmented Lagrangian", "augmented", "layer", "of each stage's own loss"),
+    "parareal": Way("parareal network", "parareal", "layer", "exact, of another network"),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured, and how often.
+
+    Args:
+        recipe: the network and the mini batch.
+        batches: of random images, on which a step is timed.
+        epochs: over which a hybrid's start is shared out.
+        rounds, attempts: turns that are timed, and how often in search of a quiet machine.
+        ranks: for which rows are predicted.
+        compiled: whether blocks compiled as one function are among the serial baselines.
+    """
+
+    recipe: Families
+    batches: int = 4
+    epochs: int = 10
+    rounds: int = 7
+    attempts: int = 3
+    ranks: tuple[int, ...] = (2, 4, 16, 64)
+    compiled: bool = True
+
+    def of(self, method: str, ranks: int = 2) -> Families:
+        """The recipe of a row, on as few images as are timed."""
+        count = self.batches * self.recipe.batch
+        return replace(
+            self.recipe,
+            method=method,
+            ranks=ranks,
+            training=count,
+            epochs=self.epochs,  # type: ignore[arg-type]
+        )
+
+    def hybrid(self, parallel: float, relayed: float, fill: float) -> float:
+        """Milliseconds of a mean step: of parallel epochs, of serial ones, and of what comes before."""
+        share = self.of("penalty").parallel_epochs / self.epochs
+        return share * parallel + (1 - share) * relayed + fill / self.batches / self.epochs
+
+
+# ---- two processes ------------------------------------------------------------------------------
+
+
+def measured(crew: Crew, sizes: Sizes, piped: Job) -> list[Row]:
+    """Time of a training step, all methods in turn; the pipeline's is given."""
+    one = sizes.of("serial")
+    serial = {
+        form: Job(form, on_processes, (replace(one, form=form), "alone"))
+        for form in ("Serial()", "eager")
+    }
+    if sizes.compiled:
+        serial["compiled"] = Job("compiled", on_processes, (one, "alone", "compiled"))
+    jobs = {"pipeline": piped, "data": Job("data", on_processes, (one, "data"), BOTH)}
+    for name in ("mgrit", "penalty", "augmented", "parareal"):
+        jobs[name] = Job(name, on_processes, (sizes.of(name), "layer"), BOTH)
+    for what in ("relayed", "fill"):
+        jobs[what] = Job(what, on_processes, (sizes.of("augmented"), "layer", what), BOTH)
+    found = judged(sizes.attempts, lambda: turns(crew, sizes.rounds, serial, jobs))
+    times = found.pop("times")
+    crew.forget()
+    parallel = {name: times[name] for name in ("penalty", "augmented")}
+    for name, spent in parallel.items():
+        times[name] = sizes.hybrid(spent, times["relayed"], times["fill"])
+    times["serial"] = found["baseline_ms"]
+    _, schedule, count, closed = piped.arguments
+    stages = "closed form" if closed else "eager"
+    settings = {"pipeline": f"{schedule}, {count} microbatches, {stages} stages"}
+    settings["mgrit"] = described(sizes.recipe.depth, 2)
+    rows = []
+    for name, way in WAYS.items():
+        more: Row = {"mark": "measured", "ranks": 1 if name == "serial" else 2, "method": name}
+        more["setting"] = settings.get(name, "")
+        if name in parallel:
+            more |= {"parallel_ms": parallel[name], "relayed_ms": times["relayed"]}
+            more["fill_ms"] = times["fill"] / sizes.batches
+        rows.append(row(way.label, **found, ours_ms=times[name], **more))
+    return rows
+
+
+def best_pipeline(crew: Crew, sizes: Sizes) -> Job:
+    """The quickest schedule, number of microbatches and kind of stages."""
+    recipe, found = sizes.of("serial"), {}
+    for schedule in ("GPipe", "1F1B"):
+        for microbatches in (2, 4, 8, 16):
+            if recipe.batch % microbatches:
+                continue
+            for closed in (True, False):
+                name = f"{schedule} {microbatches} {closed}"
+                job = Job(name, Piped, (recipe, schedule, microbatches, closed), BOTH)
+                crew.prepare(job)
+                found[job] = min(crew.once(job) for _ in range(3))
+                crew.forget()
+    return min(found, key=lambda job: found[job])
+
+
+def described(depth: int, ranks: int) -> str:
+    """The multigrid solver on so many ranks."""
+    solver = multigrid(depth, ranks)
+    return f"forward {describe(solver.forward)}, adjoint {describe(solver.adjoint)}"
+
+
+def weighed(sizes: Sizes, piped: Job) -> dict[str, float]:
+    """MiB at the peak of a step, on the process that needs most; fresh processes for each method."""
+    found = {}
+    for name, way in WAYS.items():
+        recipe = sizes.of(way.method)
+        small = replace(recipe, depth=8, batch=4, training=8)
+        make: Any = on_processes
+        arguments: tuple[tuple[Any, ...], ...] = tuple((each, way.kind) for each in (small, recipe))
+        if name == "pipeline":
+            make, how = Piped, piped.arguments[1:]
+            arguments = (small, how[0], 2, how[2]), (recipe, *how)
+        who = (0,) if way.kind == "alone" else BOTH
+        job = Job(name, Weighed, (make, *arguments), who)
+        with Crew() as crew:
+            crew.prepare(job)
+            crew.once(job)
+            crew.once(job)
+            found[name] = max(crew.ask(job, "peak"))
+    return found
+
+
+def kept(sizes: Sizes, method: str) -> int:
+    """Bytes of auxiliary variables and multipliers of the whole training set; counted."""
+    if method not in ("penalty", "augmented"):
+        return 0
+    store: Any = sizes.of(method).trained(images(sizes.of(method)))
+    assert sizes.recipe.training is not None
+    return store.store.nbytes * sizes.recipe.training // (sizes.batches * sizes.recipe.batch)
+
+
+# ---- more processes than there are --------------------------------------------------------------
+
+
+def predicted(sizes: Sizes) -> Iterator[Row]:
+    """All methods on all numbers of ranks, against serial training by the same clock."""
+    link, rounds = LINK.link, max(2, sizes.rounds // 2)
+    one = foreseen(sizes.of("serial", 1), link, rounds)
+    base: Row = {"mark": "predicted", "link": str(LINK), "baseline": "Serial()"}
+    base["baseline_ms"] = one.milliseconds
+    x, y = sizes.recipe.case.data()
+    gradient = OneRank(Task("chain", lambda _: sizes.recipe.case.network(), sizes.recipe.depth, x, y))
+    for ranks in sizes.ranks:
+        for name, way in WAYS.items():
+            if name == "serial":
+                continue
+            if name in ("data", "pipeline"):
+                ours = exactly(name, gradient, one.milliseconds, ranks, link)
+            else:
+                ours = by_ranks(sizes, name, ranks, link, rounds)
+            more = {"method": name, "ranks": ranks, "threads": f"{ranks} processes of 1"}
+            yield row(way.label, **base, **more, **ours)
+
+
+def exactly(name: str, one: OneRank, step: float, ranks: int, link: Link) -> Row:
+    """Data parallelism and pipelines: a formula over measured parts, in their favour."""
+    rest = max(0.0, step - 1e3 * one().total)  # batch and update
+    if name == "data":
+        spent = data_parallel(one, ranks, link)
+        sent = 2 * (ranks - 1) / ranks * one.task.parameter_bytes
+        return {"ours_ms": 1e3 * spent + rest, "bytes_sent": round(sent), "setting": ""}
+    ways = {schedule: pipeline(one, ranks, link, schedule) for schedule in ("gpipe", "1f1b")}
+    schedule = min(ways, key=lambda each: ways[each].seconds)
+    sent = one.task.state_bytes * (1 if ranks == 2 else 2)
+    setting = f"{schedule}, {ways[schedule].microbatches} microbatches"
+    return {
+        "ours_ms": 1e3 * ways[schedule].seconds + rest / ranks,
+        "bytes_sent": sent,
+        "setting": setting,
+    }
+
+
+def by_ranks(sizes: Sizes, name: str, ranks: int, link: Link, rounds: int) -> Row:
+    """Our methods: the program itself, in virtual time."""
+    recipe = sizes.of(name, ranks)
+    if name == "parareal":
+        ways = {h: foreseen(replace(recipe, holders=h), link, rounds) for h in ("every", "last")}  # type: ignore[arg-type]
+        holders = min(ways, key=lambda each: ways[each].milliseconds)
+        ours, setting = ways[holders], f"coarse network on {holders}"
+    else:
+        ours = foreseen(recipe, link, rounds)
+        setting = described(recipe.depth, ranks) if name == "mgrit" else f"K = {ranks}"
+    spent = ours.milliseconds
+    if name in ("penalty", "augmented"):
+        relayed = foreseen(recipe, link, rounds, "relayed").milliseconds
+        fill = foreseen(recipe, link, rounds, "fill").milliseconds
+        spent = sizes.hybrid(spent, relayed, fill)
+    return {"ours_ms": spent, "bytes_sent": ours.bytes, "setting": setting}
