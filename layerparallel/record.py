@@ -24,6 +24,7 @@ from torch import nn
 from layerparallel.errors import InputError
 from layerparallel.network import Network
 from layerparallel.solvers import describe
+from layerparallel.subnetworks import PararealNetwork
 
 RECORD = "record.jsonl"
 SUMMARY = "summary.json"
@@ -117,7 +118,7 @@ def changed_options(options: Any) -> list[str]:
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:
-    """Size and place of a network, and its chains with their solvers."""
+    """Size and place of a network, its chains with their solvers, the parts of a parareal one."""
     parameters = list(network.parameters())
     chains = [
         {"steps": body.depth, "solver": describe(solver)}
@@ -130,6 +131,12 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
         "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else None,
         "device": str(parameters[0].device) if parameters else None,
         "chains": chains,
+        "parts": [
+            dataclasses.asdict(part)
+            for each in network.modules()
+            if isinstance(each, PararealNetwork)
+            for part in each.describe()
+        ],
     }
 
 

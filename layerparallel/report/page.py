@@ -9,7 +9,7 @@ from typing import Any
 from layerparallel import __version__, cost
 from layerparallel.errors import InputError
 from layerparallel.record import write_atomically
-from layerparallel.report import curves, cycle, stages, tables, tradeoff
+from layerparallel.report import curves, cycle, stages, subnetworks, tables, tradeoff
 from layerparallel.report.drawing import COLOURS, Panel, Plot, panel
 from layerparallel.report.story import Story, notes, tell
 from layerparallel.solvers import MGRIT, Serial
@@ -67,7 +67,7 @@ def _contents(stories: Sequence[Story]) -> dict[str, Any]:
     changed, options = tables.options(stories)
     time = tables.time(stories)
     recipes = dict.fromkeys(story.recipe for story in stories)
-    violations = stages.violations(stories)
+    violations, corrections = stages.violations(stories), subnetworks.corrections(stories)
     return {
         "title": " and ".join(recipes) + ("" if len(stories) == 1 else f", {len(stories)} runs"),
         "version": __version__,
@@ -89,6 +89,8 @@ def _contents(stories: Sequence[Story]) -> dict[str, Any]:
         "learning": _panels(curves.learning(stories)),
         "stages": stages.table(stories),
         "violations": _panels([violations] if violations else []),
+        "subnetworks": subnetworks.table(stories),
+        "corrections": _panels([corrections] if corrections else []),
         "compared": _panels(tradeoff.compared(stories)),
         "exactness": _panels(curves.exactness(stories)),
         "adaptive": _panels(curves.adaptive(stories)),

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerparallel.record import history, read, read_summary
-from layerparallel.report import stages
+from layerparallel.report import stages, subnetworks
 from layerparallel.report.drawing import sheet
 from layerparallel.report.story import tell
 
@@ -54,12 +54,21 @@ def _pyplot() -> Any:
 
 
 def plots(run: Path) -> list[Path]:
-    """Draw loss and accuracy over time, and residuals or, of stages, violations. Returns the files."""
+    """Draw loss and accuracy over time, and residuals, violations or corrections. Returns the files."""
     records = read(run)
-    staged = any(line.get("violations") for line in history(records, "epoch"))
-    apart = stages.violations([tell(run)]) if staged else None
-    second = sheet([apart], folder_of(run) / "violations.png") if apart else residuals(run, records)
-    return [training(run, records), second]
+    return [training(run, records), _second(run, records)]
+
+
+def _second(run: Path, records: list[dict[str, Any]]) -> Path:
+    """What the method of the run is to be watched by."""
+    epochs = history(records, "epoch")
+    for key, name, draw in (
+        ("violations", "violations.png", stages.violations),
+        ("jumps", "corrections.png", subnetworks.corrections),
+    ):
+        if any(line.get(key) for line in epochs) and (found := draw([tell(run)])) is not None:
+            return sheet([found], folder_of(run) / name)
+    return residuals(run, records)
 
 
 def _column(lines: list[dict[str, Any]], key: str) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from layerparallel.solvers import MGRIT, Serial, Split
 
 Line = dict[str, Any]
 PNG = b"\x89PNG\r\n\x1a\n"
-OURS_ALONE = ("training.png", "residuals.png", "violations.png")
+OURS_ALONE = ("training.png", "residuals.png", "violations.png", "corrections.png")
 """What `plots` draws; a recipe draws what it alone knows under other names."""
 
 GAP = 0.002
