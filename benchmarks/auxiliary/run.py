@@ -32,7 +32,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import Row, judged, row, turns  # pyright: ignore[reportMissingImports]
+from comparing import Row, judged, line, row, turns  # pyright: ignore[reportMissingImports]
 from staged_steps import Case, Filling, Training, memory
 from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
 
@@ -96,20 +96,6 @@ def spared(case: Case) -> list[Row]:
     return rows
 
 
-def line(found: Row) -> str:
-    """One line for people."""
-    parts = [f"{found['case']:34}", f"{found['ratio']:6.2f}x"]
-    if found["ours_ms"]:
-        parts.append(f"{found['baseline_ms']:8.1f} ms ({found['baseline']})")
-        parts.append(f"ours {found['ours_ms']:8.1f} ms")
-    for key in ("paper", "at_least", "aim", "fill", "capacity"):
-        if found.get(key) is not None:
-            parts.append(f"{key.replace('_', ' ')} {found[key]:.3g}")
-    if found.get("judged") is False:
-        parts.append("NOT JUDGED: the machine was not quiet")
-    return "  ".join(parts)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="layerparallel bench auxiliary", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
@@ -129,7 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows: list[dict[str, Any]] = speed(crew, case, rounds, attempts)
     rows += spared(case)
     for found in rows:
-        print(line(found), flush=True, file=sys.stderr if args.json else sys.stdout)
+        print(
+            line(found, "paper", "at_least", "aim", "fill", "capacity"),
+            flush=True,
+            file=sys.stderr if args.json else sys.stdout,
+        )
     if args.json:
         json.dump(rows, sys.stdout, indent=1)
         print()

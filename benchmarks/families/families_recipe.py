@@ -61,7 +61,7 @@ class Families(Base):
     """Test images; all if None."""
     batch: int = Case.batch
     """Images in a mini batch."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     """Peak of the one-cycle rate of Adam."""
     filter: str = "pool:2:bilinear+int8"
     """How auxiliary variables are kept."""

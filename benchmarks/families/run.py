@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "auxiliary"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import Row  # pyright: ignore[reportMissingImports]
+from comparing import Row, line  # pyright: ignore[reportMissingImports]
 from families_recipe import Families
 from families_speed import Sizes, best_pipeline, kept, measured, predicted, weighed
 from families_steps import MIB
@@ -44,6 +44,7 @@ from workers import Crew  # pyright: ignore[reportMissingImports]
 
 from layerparallel import progress, record, trainer
 
+SHOWN = ("mark", "ranks", "mib", "kept_mib", "bytes_sent", "capacity", "setting")
 QUICK = Sizes(
     Families(depth=8, channels=4, batch=8), 2, rounds=1, attempts=1, ranks=(2, 4), compiled=False
 )
@@ -59,20 +60,6 @@ def speed(sizes: Sizes) -> list[Row]:
         row["mib"] = memory[row["method"]]
         row["kept_mib"] = kept(sizes, row["method"]) / MIB
     return [*rows, *predicted(sizes)]
-
-
-def line(found: Row) -> str:
-    """One line for people."""
-    parts = [f"{found['case']:29}", f"{found['mark']:9}", f"{found['ranks']:3} ranks"]
-    parts.append(
-        f"{found['ratio']:6.2f}x  {found['ours_ms']:8.1f} ms (serial {found['baseline_ms']:.1f})"
-    )
-    for key in ("mib", "kept_mib", "bytes_sent", "capacity"):
-        if found.get(key):
-            parts.append(f"{key.replace('_', ' ')} {found[key]:.4g}")
-    if found.get("judged") is False:
-        parts.append("NOT JUDGED: the machine was not quiet")
-    return "  ".join([*parts, found["setting"]])
 
 
 def train(method: str, epochs: int, seed: int, path: Path) -> None:
@@ -115,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = QUICK if args.quick else Sizes(Families(), rounds=args.rounds, epochs=args.epochs)
     rows = speed(sizes)
     for found in rows:
-        print(line(found), flush=True, file=sys.stderr if args.json else sys.stdout)
+        print(line(found, *SHOWN), flush=True, file=sys.stderr if args.json else sys.stdout)
     if args.json:
         json.dump(rows, sys.stdout, indent=1)
         print()

@@ -29,7 +29,7 @@ class Case:
         batches: of which training images there are.
     """
 
-    depth: int = 56
+    depth: int = 110
     width: int = 16
     batch: int = 64
     batches: int = 2

@@ -1,6 +1,6 @@
 """Two subnetworks on two processes against the network on one: time of a training step, and bytes sent.
 
-    layerparallel bench parareal [--json] [--quick] [--depth 56] [--batch 64] [--counts 3 6 12 18]
+    layerparallel bench parareal [--json] [--quick] [--depth 110] [--batch 64] [--counts 3 6 12 18]
 
 A ResNet on random images of CIFAR's size, one thread a process. Measured rows, each against the serial
 network on one process: the parareal network with N = 2, the coarse network on every rank or on the
@@ -18,6 +18,7 @@ judged. `bytes sent` are those of the rank that sends most; of DDP those of a ri
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import sys
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "auxiliary"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import Row, judged, row, turns  # pyright: ignore[reportMissingImports]
+from comparing import Row, judged, line, row, turns  # pyright: ignore[reportMissingImports]
 from parareal_steps import Case, on_processes, percent_off, predicted, shared_bytes
 from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
 
@@ -41,6 +42,7 @@ COUNTS = (3, 6, 12, 18)
 """N of the rows that are predicted alone."""
 MOST_OFF = 15.0
 """Percent by which the prediction for N = 2 may be off."""
+SHOWN = ("mark", "bytes_sent", "at_least", "aim", "capacity", "predicted_ms", "off_percent")
 WAYS = {
     "parareal, N = 2, every": ("parareal", "every", "layer"),
     "parareal, N = 2, last": ("parareal", "last", "layer"),
@@ -77,27 +79,13 @@ def foreseen(case: Case, counts: Sequence[int], rounds: int) -> list[Row]:
     preset = PRESETS["loopback"]
     one = predicted(case, "serial", 1, "every", preset.link, rounds)
     rows = []
-    for count in counts:
-        ours = predicted(case, "parareal", count, "every", preset.link, rounds)
+    for count, holders in itertools.product(counts, ("every", "last")):
+        ours = predicted(case, "parareal", count, holders, preset.link, rounds)
         more: Row = {"depth": case.depth, "count": count, "mark": "predicted", "link": str(preset)}
         more |= {"bytes_sent": ours.bytes, "threads": f"{count} processes of 1"}
         more |= {"baseline": "serial", "baseline_ms": one.milliseconds, "setting": str(case)}
-        rows.append(row(f"parareal, N = {count}, every", ours_ms=ours.milliseconds, **more))
+        rows.append(row(f"parareal, N = {count}, {holders}", ours_ms=ours.milliseconds, **more))
     return rows
-
-
-def line(found: Row) -> str:
-    """One line for people."""
-    parts = [f"{found['case']:26}", f"{found['mark']:9}", f"{found['ratio']:6.2f}x"]
-    parts.append(f"{found['baseline_ms']:8.1f} ms ({found['baseline']})")
-    parts.append(f"ours {found['ours_ms']:8.1f} ms")
-    parts.append(f"{found['bytes_sent'] / 1e6:.2f} MB sent")
-    for key in ("at_least", "aim", "capacity", "predicted_ms", "off_percent"):
-        if found.get(key) is not None:
-            parts.append(f"{key.replace('_', ' ')} {found[key]:.3g}")
-    if found.get("judged") is False:
-        parts.append("NOT JUDGED: the machine was not quiet")
-    return "  ".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows: list[dict[str, Any]] = measured(crew, case, rounds, attempts)
     rows += foreseen(case, counts, rounds)
     for found in rows:
-        print(line(found), flush=True, file=sys.stderr if args.json else sys.stdout)
+        print(line(found, *SHOWN), flush=True, file=sys.stderr if args.json else sys.stdout)
     if args.json:
         json.dump(rows, sys.stdout, indent=1)
         print()

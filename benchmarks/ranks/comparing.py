@@ -58,3 +58,19 @@ def turns(crew: Crew, rounds: int, baselines: dict[str, Job], others: dict[str, 
 def merged(parts: list[Gradients]) -> Gradients:
     """The gradient of the whole network from those of both ranks."""
     return {name: value for part in parts for name, value in part.items()}
+
+
+def line(found: Row, *keys: str) -> str:
+    """One line for people: the ratio, both times, what else is there under these keys."""
+    parts = [f"{found['case']:34}", f"{found['ratio']:6.2f}x"]
+    if found["ours_ms"]:
+        parts.append(f"{found['baseline_ms']:8.1f} ms ({found['baseline']})")
+        parts.append(f"ours {found['ours_ms']:8.1f} ms")
+    for key in keys:
+        value = found.get(key)
+        if value not in (None, ""):
+            told = value if isinstance(value, str) else f"{value:.4g}"
+            parts.append(f"{key.replace('_', ' ')} {told}")
+    if found.get("judged") is False:
+        parts.append("NOT JUDGED: the machine was not quiet")
+    return "  ".join(parts)
