@@ -77,10 +77,31 @@ def test_what_was_run_is_marked_as_measured_and_set_against_the_network_itself(t
         written(tmp_path, 1, accuracy, seed)
     written(tmp_path, 2, 0.985)
     timed = [
-        {"case": "parareal, N = 2, every", "depth": 56, "count": 2, "ratio": 1.7, "mark": "measured"},
-        {"case": "parareal, N = 2, last", "depth": 56, "count": 2, "ratio": 1.1, "mark": "measured"},
-        {"case": "parareal, N = 3, every", "depth": 56, "count": 3, "ratio": 2.2, "mark": "predicted"},
-        {"case": "DDP", "depth": 56, "count": 2, "ratio": 1.9, "mark": "measured"},
+        {
+            "case": "parareal, N = 2, every",
+            "depth": 110,
+            "width": 8,
+            "count": 2,
+            "ratio": 1.7,
+            "mark": "measured",
+        },
+        {
+            "case": "parareal, N = 2, last",
+            "depth": 110,
+            "width": 8,
+            "count": 2,
+            "ratio": 1.1,
+            "mark": "measured",
+        },
+        {
+            "case": "parareal, N = 3, every",
+            "depth": 110,
+            "width": 8,
+            "count": 3,
+            "ratio": 2.2,
+            "mark": "predicted",
+        },
+        {"case": "DDP", "depth": 110, "width": 8, "count": 2, "ratio": 1.9, "mark": "measured"},
     ]
     timed[0]["judged"] = False
     (tmp_path / "speed.json").write_text(json.dumps(timed))
@@ -99,7 +120,7 @@ def test_what_was_run_is_marked_as_measured_and_set_against_the_network_itself(t
 
 def test_a_run_of_other_options_is_refused(tmp_path):
     written(tmp_path, 2, 0.9, epochs=1)
-    with pytest.raises(InputError, match="trained with epochs = 1, its row is of 20"):
+    with pytest.raises(InputError, match="trained with epochs = 1, its row is of 5"):
         rows("--plan", "small", "--runs", str(tmp_path))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,15 +57,22 @@ class Case(cases.Case):
         return lp.Network(self.opening(), body, self.closing(), solver or lp.Serial())
 
 
-def multigrid(depth: int, ranks: int) -> lp.Split:
-    """One cycle each way: an interval on each rank, or at least two layers in one.
+def multigrid(depth: int, interval: int, levels: int = 2) -> lp.Split:
+    """One cycle each way, over intervals of so many layers.
 
     Trained weights change with depth: a coarse step of two Picard iterates forward.
     """
 
     def solver(coarse: str, samples: int | None) -> lp.MGRIT:
-        m = max(2, depth // ranks)
-        kind: dict[str, object] = {"coarse": coarse, "samples": samples, "coarsening": m, "levels": 2}
-        return lp.MGRIT(**kind, forward_cycles=1, adjoint_cycles=1)  # type: ignore[arg-type]
+        kind: dict[str, Any] = {"coarse": coarse, "samples": samples}
+        kind |= {"coarsening": interval, "levels": levels}
+        return lp.MGRIT(**kind, forward_cycles=1, adjoint_cycles=1)
 
     return lp.Split(forward=solver("picard", 2), adjoint=solver("mean_parameters", None))
+
+
+def hierarchies(depth: int, ranks: int) -> list[tuple[int, int]]:
+    """Layers in an interval, and levels, that so many ranks may have."""
+    least = max(2, depth // ranks)
+    two = [(m, 2) for m in (least, 2 * least, 4 * least, 8 * least) if 2 * m <= depth]
+    return [*two, *((m, 3) for m in (least, 2 * least) if m >= 2 and m * m * 2 <= depth)]

@@ -37,12 +37,16 @@ class Families(Base):
     """
 
     name: ClassVar[str] = "families"
-    counts: ClassVar[tuple[str, ...]] = ("ranks", "depth", "channels", "side")
+    counts: ClassVar[tuple[str, ...]] = ("ranks", "depth", "channels", "side", "interval", "levels")
 
     method: Name = "serial"
     """Who trains it. Pipelines and data parallelism are exact: their numbers are those of "serial"."""
     ranks: int = 2
     """Over which the method shares the network."""
+    interval: int = 32
+    """Layers in an interval of multigrid."""
+    levels: int = 2
+    """Of multigrid."""
     holders: Literal["every", "last"] = "every"
     """Ranks that have the coarse network of a parareal network."""
     form: Literal["Serial()", "eager"] = "Serial()"
@@ -77,7 +81,8 @@ class Families(Base):
         """The method with a new network: this process's part of it."""
         team, case = team or Team(), self.case
         if self.method in ("serial", "mgrit"):
-            whole = case.network(multigrid(self.depth, self.ranks) if self.method == "mgrit" else None)
+            solver = multigrid(self.depth, self.interval, self.levels)
+            whole = case.network(solver if self.method == "mgrit" else None)
             plain = self.method == "serial" and self.form == "eager"
             network = whole.to_serial() if plain else whole
             if not team.layer.alone:

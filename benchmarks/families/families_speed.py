@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from case import multigrid
+from case import hierarchies, multigrid
 from comparing import Row, judged, row, turns  # pyright: ignore[reportMissingImports]
 from families_recipe import Families
 from families_steps import Piped, Weighed, foreseen, images, on_processes
+from torch import Tensor, nn
 from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
 
 from layerparallel.group import Link
-from layerparallel.predict.baselines import OneRank, data_parallel, pipeline
+from layerparallel.network import Network
+from layerparallel.predict.baselines import OneRank, Pass, data_parallel, pipeline
 from layerparallel.predict.links import PRESETS
 from layerparallel.predict.task import Task
+from layerparallel.solvers import Serial
 from layerparallel.tuning import describe
 
 LINK = PRESETS["loopback"]
@@ -60,6 +64,7 @@ class Sizes:
         rounds, attempts: turns that are timed, and how often in search of a quiet machine.
         ranks: for which rows are predicted.
         compiled: whether blocks compiled as one function are among the serial baselines.
+        weighed: methods whose memory is measured.
     """
 
     recipe: Families
@@ -69,16 +74,18 @@ class Sizes:
     attempts: int = 3
     ranks: tuple[int, ...] = (2, 4, 16, 64)
     compiled: bool = True
+    weighed: tuple[str, ...] = tuple(WAYS)
 
     def of(self, method: str, ranks: int = 2) -> Families:
         """The recipe of a row, on as few images as are timed."""
-        count = self.batches * self.recipe.batch
+        count, interval = self.batches * self.recipe.batch, max(2, self.recipe.depth // ranks)
         return replace(
             self.recipe,
             method=method,
             ranks=ranks,
             training=count,
-            epochs=self.epochs,  # type: ignore[arg-type]
+            epochs=self.epochs,
+            interval=interval,
         )
 
     def hybrid(self, parallel: float, relayed: float, fill: float) -> float:
@@ -114,7 +121,7 @@ def measured(crew: Crew, sizes: Sizes, piped: Job) -> list[Row]:
     _, schedule, count, closed = piped.arguments
     stages = "closed form" if closed else "eager"
     settings = {"pipeline": f"{schedule}, {count} microbatches, {stages} stages"}
-    settings["mgrit"] = described(sizes.recipe.depth, 2)
+    settings["mgrit"] = described(sizes.of("mgrit"))
     rows = []
     for name, way in WAYS.items():
         more: Row = {"mark": "measured", "ranks": 1 if name == "serial" else 2, "method": name}
@@ -142,16 +149,17 @@ def best_pipeline(crew: Crew, sizes: Sizes) -> Job:
     return min(found, key=lambda job: found[job])
 
 
-def described(depth: int, ranks: int) -> str:
-    """The multigrid solver on so many ranks."""
-    solver = multigrid(depth, ranks)
+def described(recipe: Families) -> str:
+    """Its multigrid solver."""
+    solver = multigrid(recipe.depth, recipe.interval, recipe.levels)
     return f"forward {describe(solver.forward)}, adjoint {describe(solver.adjoint)}"
 
 
 def weighed(sizes: Sizes, piped: Job) -> dict[str, float]:
     """MiB at the peak of a step, on the process that needs most; fresh processes for each method."""
     found = {}
-    for name, way in WAYS.items():
+    for name in sizes.weighed:
+        way = WAYS[name]
         recipe = sizes.of(way.method)
         small = replace(recipe, depth=8, batch=4, training=8)
         make: Any = on_processes
@@ -181,20 +189,47 @@ def kept(sizes: Sizes, method: str) -> int:
 # ---- more processes than there are --------------------------------------------------------------
 
 
+class Plain(OneRank):
+    """As `OneRank`, by the plain module where that is quicker."""
+
+    @staticmethod
+    def _measured(task: Task) -> Pass:
+        plain = replace(task)
+        plain.__dict__["network"] = _Twin(task.network)
+        return min(OneRank._measured(task), OneRank._measured(plain), key=lambda each: each.total)
+
+
+class _Twin(nn.Module):
+    """A network's plain module, which is propagated serially anyway."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.plain = network.to_serial()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.plain(x)
+
+    def solved_by(self, solver: Serial) -> AbstractContextManager[None]:
+        """Nothing to be done."""
+        return nullcontext()
+
+
 def predicted(sizes: Sizes) -> Iterator[Row]:
     """All methods on all numbers of ranks, against serial training by the same clock."""
     link, rounds = LINK.link, max(2, sizes.rounds // 2)
-    one = foreseen(sizes.of("serial", 1), link, rounds)
-    base: Row = {"mark": "predicted", "link": str(LINK), "baseline": "Serial()"}
-    base["baseline_ms"] = one.milliseconds
+    forms = ("Serial()", "eager")
+    one = {form: foreseen(replace(sizes.of("serial", 1), form=form), link, rounds) for form in forms}
+    form = min(forms, key=lambda each: one[each].milliseconds)
+    step = one[form].milliseconds
+    base: Row = {"mark": "predicted", "link": str(LINK), "baseline": form, "baseline_ms": step}
     x, y = sizes.recipe.case.data()
-    gradient = OneRank(Task("chain", lambda _: sizes.recipe.case.network(), sizes.recipe.depth, x, y))
+    gradient = Plain(Task("chain", lambda _: sizes.recipe.case.network(), sizes.recipe.depth, x, y))
     for ranks in sizes.ranks:
         for name, way in WAYS.items():
             if name == "serial":
                 continue
             if name in ("data", "pipeline"):
-                ours = exactly(name, gradient, one.milliseconds, ranks, link)
+                ours = exactly(name, gradient, step, ranks, link)
             else:
                 ours = by_ranks(sizes, name, ranks, link, rounds)
             more = {"method": name, "ranks": ranks, "threads": f"{ranks} processes of 1"}
@@ -220,18 +255,20 @@ def exactly(name: str, one: OneRank, step: float, ranks: int, link: Link) -> Row
 
 
 def by_ranks(sizes: Sizes, name: str, ranks: int, link: Link, rounds: int) -> Row:
-    """Our methods: the program itself, in virtual time."""
+    """Our methods: the program itself, in virtual time; of several settings the quickest."""
     recipe = sizes.of(name, ranks)
+    settings = {f"K = {ranks}": recipe}
     if name == "parareal":
-        ways = {h: foreseen(replace(recipe, holders=h), link, rounds) for h in ("every", "last")}  # type: ignore[arg-type]
-        holders = min(ways, key=lambda each: ways[each].milliseconds)
-        ours, setting = ways[holders], f"coarse network on {holders}"
-    else:
-        ours = foreseen(recipe, link, rounds)
-        setting = described(recipe.depth, ranks) if name == "mgrit" else f"K = {ranks}"
-    spent = ours.milliseconds
+        kinds: tuple[Literal["every", "last"], ...] = ("every", "last")
+        settings = {f"coarse network on {h}": replace(recipe, holders=h) for h in kinds}
+    elif name == "mgrit":
+        tried = [replace(recipe, interval=m, levels=n) for m, n in hierarchies(recipe.depth, ranks)]
+        settings = {described(each): each for each in tried}
+    found = {setting: foreseen(each, link, rounds) for setting, each in settings.items()}
+    setting = min(found, key=lambda each: found[each].milliseconds)
+    spent = found[setting].milliseconds
     if name in ("penalty", "augmented"):
         relayed = foreseen(recipe, link, rounds, "relayed").milliseconds
         fill = foreseen(recipe, link, rounds, "fill").milliseconds
         spent = sizes.hybrid(spent, relayed, fill)
-    return {"ours_ms": spent, "bytes_sent": ours.bytes, "setting": setting}
+    return {"ours_ms": spent, "bytes_sent": found[setting].bytes, "setting": setting}

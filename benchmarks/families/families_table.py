@@ -130,7 +130,7 @@ def _cells(row: Row, ranks: Sequence[int]) -> list[str]:
     cells.append(_accuracy(row["equal_epochs"], epochs=False))
     cells.append(_accuracy(row["equal_time"], epochs=True))
     kept = f" + {row['kept_mib']:.0f}" if row["kept_mib"] else ""
-    cells.append(f"{row['mib']:.0f}{kept}")
+    cells.append(NOT_RUN if row["mib"] is None else f"{row['mib']:.0f}{kept}")
     cells.append(f"{row['bytes_sent'] / 1e6:.2f}" if row["bytes_sent"] else "–")
     return [*cells, row["gradient"]]
 

@@ -30,7 +30,7 @@ class Case:
     """
 
     depth: int = 110
-    width: int = 16
+    width: int = 8
     batch: int = 64
     batches: int = 2
 

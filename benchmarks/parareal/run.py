@@ -1,6 +1,6 @@
 """Two subnetworks on two processes against the network on one: time of a training step, and bytes sent.
 
-    layerparallel bench parareal [--json] [--quick] [--depth 110] [--batch 64] [--counts 3 6 12 18]
+    layerparallel bench parareal [--json] [--depth 110] [--width 8] [--batch 64] [--counts 3 6 12 18]
 
 A ResNet on random images of CIFAR's size, one thread a process. Measured rows, each against the serial
 network on one process: the parareal network with N = 2, the coarse network on every rank or on the
@@ -61,7 +61,13 @@ def measured(crew: Crew, case: Case, rounds: int, attempts: int) -> list[Row]:
     crew.forget()
     link, rows = PRESETS["loopback"].link, []
     for name, (method, holders, kind) in WAYS.items():
-        more: Row = {"depth": case.depth, "count": 2, "mark": "measured", "setting": str(case)}
+        more: Row = {
+            "depth": case.depth,
+            "width": case.width,
+            "count": 2,
+            "mark": "measured",
+            "setting": str(case),
+        }
         if kind == "data":
             more["bytes_sent"] = shared_bytes(case, 2)
         else:
@@ -81,7 +87,8 @@ def foreseen(case: Case, counts: Sequence[int], rounds: int) -> list[Row]:
     rows = []
     for count, holders in itertools.product(counts, ("every", "last")):
         ours = predicted(case, "parareal", count, holders, preset.link, rounds)
-        more: Row = {"depth": case.depth, "count": count, "mark": "predicted", "link": str(preset)}
+        more: Row = {"depth": case.depth, "width": case.width, "count": count}
+        more |= {"mark": "predicted", "link": str(preset)}
         more |= {"bytes_sent": ours.bytes, "threads": f"{count} processes of 1"}
         more |= {"baseline": "serial", "baseline_ms": one.milliseconds, "setting": str(case)}
         rows.append(row(f"parareal, N = {count}, {holders}", ours_ms=ours.milliseconds, **more))
@@ -93,12 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
     parser.add_argument("--quick", action="store_true", help="a network too small to judge anything by")
     parser.add_argument("--depth", type=int, default=Case.depth, help="of the ResNet, 6 n + 2")
+    parser.add_argument("--width", type=int, default=Case.width, help="channels at the beginning")
     parser.add_argument("--batch", type=int, default=Case.batch)
     parser.add_argument("--counts", type=int, nargs="*", default=[*COUNTS], help="N to be predicted")
     parser.add_argument("--rounds", type=int, default=5, help="turns that are timed")
     parser.add_argument("--attempts", type=int, default=3)
     args = parser.parse_args(argv)
-    case = Case(depth=args.depth, batch=args.batch)
+    case = Case(args.depth, args.width, args.batch)
     rounds, attempts, counts = args.rounds, args.attempts, args.counts
     if args.quick:
         case, rounds, attempts, counts = Case(14, 2, batch=4), 1, 1, [3]

@@ -31,8 +31,8 @@ from layerparallel import record
 from layerparallel.report.drawing import Curve, colour, plot, sheet
 
 NOT_RUN = "not run"
-Speed = dict[tuple[int | None, int], tuple[float, str]]
-"""Speed-up and mark by depth and N."""
+Speed = dict[tuple[int | None, int | None, int], tuple[float, str]]
+"""Speed-up and mark by depth, width and N."""
 
 
 def speeds(rows: Sequence[dict[str, Any]]) -> Speed:
@@ -41,7 +41,7 @@ def speeds(rows: Sequence[dict[str, Any]]) -> Speed:
     for each in rows:
         if each["case"].startswith("parareal") and each["case"].endswith("every"):
             doubt = " (not judged)" if each.get("judged") is False else ""
-            found[each["depth"], each["count"]] = each["ratio"], each["mark"] + doubt
+            found[each["depth"], each["width"], each["count"]] = each["ratio"], each["mark"] + doubt
     return found
 
 
@@ -54,8 +54,8 @@ def lines(plan: Plan, runs: Path, speed: Speed) -> list[dict[str, Any]]:
             serial = got
         ratio, mark = None, "-"
         if row.method == "parareal":
-            depth = plan.options.get("depth")
-            ratio, mark = speed.get((depth, row.count), (None, NOT_RUN))
+            size = plan.options.get("depth"), plan.options.get("width")
+            ratio, mark = speed.get((*size, row.count), (None, NOT_RUN))
         gap = got.score - serial.score if got and serial and row.method != "serial" else None
         found.append(
             {
