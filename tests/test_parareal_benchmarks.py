@@ -47,7 +47,7 @@ def rows(*flags: str) -> list[dict[str, Any]]:
 
 def written(runs: Path, count: int, accuracy: float, seed: int = 0, **other: Any) -> None:
     """A run of the small plan's MNIST that has ended."""
-    (row,) = (each for each in tables.PLANS["small"][0].rows() if each.count == count)
+    row = next(each for each in tables.PLANS["small"][0].rows() if each.count == count)
     folder = record.new_folder(runs / row.folder(seed))
     with record.Record(folder) as file:
         file.append("start", options={**row.options(seed), **other})

@@ -28,6 +28,8 @@ class Plan:
         published: accuracy in percent of the network itself, where we have it.
         source: of that.
         warps: K of rows of WarpNet's operator.
+        shallower: depths of the same network with fewer units, trained serially: what a subnetwork's
+            time would pay for.
     """
 
     title: str
@@ -37,13 +39,16 @@ class Plan:
     published: float | None = None
     source: str = ""
     warps: tuple[int, ...] = ()
+    shallower: tuple[int, ...] = ()
 
     def rows(self) -> Iterator[Row]:
-        """In the order of N, WarpNet's last."""
+        """In the order of N, then WarpNet's, then those of fewer units."""
         for count in self.counts:
             yield Row(self, "parareal" if count > 1 else "serial", count)
         for units in self.warps:
             yield Row(self, "warp", units)
+        for depth in self.shallower:
+            yield Row(self, "serial", 1, depth)
 
     @property
     def folder(self) -> str:
@@ -53,17 +58,25 @@ class Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """A network of a table: of N subnetworks, or of K units at a time."""
+    """A network of a table: of N subnetworks, of K units at a time, or of another depth."""
 
     plan: Plan
     method: str
     count: int
+    depth: int | None = None
+
+    @property
+    def itself(self) -> bool:
+        """Whether it is the network that the others are made of."""
+        return self.method == "serial" and self.depth is None
 
     @property
     def label(self) -> str:
         """For people."""
         if self.method == "warp":
             return f"WarpNet, K = {self.count}"
+        if self.depth is not None:
+            return f"{self.depth} layers, serially"
         return f"N = {self.count}" + (" (the network itself)" if self.method == "serial" else "")
 
     def options(self, seed: int) -> dict[str, Any]:
@@ -71,11 +84,14 @@ class Row:
         own: dict[str, Any] = {"method": self.method, "seed": seed}
         if self.method != "serial":
             own["warp" if self.method == "warp" else "subnetworks"] = self.count
+        if self.depth is not None:
+            own["depth"] = self.depth
         return {**self.plan.options, **own}
 
     def folder(self, seed: int) -> Path:
         """Where a run of it is, below the folder of all runs."""
-        return Path(self.plan.folder, f"{self.method}{self.count}", f"seed{seed}")
+        name = f"{self.method}{self.count}" if self.depth is None else f"depth{self.depth}"
+        return Path(self.plan.folder, name, f"seed{seed}")
 
     def command(self, seed: int, runs: Path, more: dict[str, Any]) -> list[str]:
         """What trains it, on one process: its numbers are those of N."""
@@ -146,12 +162,14 @@ PLANS: dict[str, tuple[Plan, ...]] = {
             "mnist-parareal",
             (1, 2, 3),
             {**SMALL, "epochs": 5, "evaluate_every": 5},
+            shallower=(56,),
         ),
         Plan(
             "54 units, CIFAR-10, 10,000 images",
             "cifar10-parareal",
             (1, 2, 3),
             {**SMALL, "epochs": 8, "evaluate_every": 4},
+            shallower=(56,),
         ),
     ),
     "paper": (

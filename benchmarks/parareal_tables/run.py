@@ -50,18 +50,18 @@ def lines(plan: Plan, runs: Path, speed: Speed) -> list[dict[str, Any]]:
     found, serial = [], None
     for row in plan.rows():
         got = row.measured(runs)
-        if row.method == "serial":
+        if row.itself:
             serial = got
         ratio, mark = None, "-"
         if row.method == "parareal":
             size = plan.options.get("depth"), plan.options.get("width")
             ratio, mark = speed.get((*size, row.count), (None, NOT_RUN))
-        gap = got.score - serial.score if got and serial and row.method != "serial" else None
+        gap = got.score - serial.score if got and serial and not row.itself else None
         found.append(
             {
                 "table": plan.title,
                 "case": row.label,
-                "published": plan.published if row.method == "serial" else None,
+                "published": plan.published if row.itself else None,
                 "accuracy": got.score if got else None,
                 "spread": got.spread if got else None,
                 "seeds": got.seeds if got else 0,
