@@ -23,6 +23,8 @@ from layerparallel.solvers import Serial
 from layerparallel.tuning import describe
 
 LINK = PRESETS["loopback"]
+LONG = 10_000
+"""Epochs for which learning rates are planned while steps are timed: more than are ever done."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,13 @@ class Sizes:
             method=method,
             ranks=ranks,
             training=count,
-            epochs=self.epochs,
+            epochs=LONG,
             interval=interval,
         )
 
     def hybrid(self, parallel: float, relayed: float, fill: float) -> float:
         """Milliseconds of a mean step: of parallel epochs, of serial ones, and of what comes before."""
-        share = self.of("penalty").parallel_epochs / self.epochs
+        share = replace(self.recipe, epochs=self.epochs).parallel_epochs / self.epochs
         return share * parallel + (1 - share) * relayed + fill / self.batches / self.epochs
 
 
@@ -161,7 +163,7 @@ def weighed(sizes: Sizes, piped: Job) -> dict[str, float]:
     for name in sizes.weighed:
         way = WAYS[name]
         recipe = sizes.of(way.method)
-        small = replace(recipe, depth=8, batch=4, training=8)
+        small = replace(recipe, depth=8, interval=4, batch=4, training=8)
         make: Any = on_processes
         arguments: tuple[tuple[Any, ...], ...] = tuple((each, way.kind) for each in (small, recipe))
         if name == "pipeline":

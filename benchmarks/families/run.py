@@ -46,7 +46,7 @@ from layerparallel import progress, record, trainer
 
 SHOWN = ("mark", "ranks", "mib", "kept_mib", "bytes_sent", "capacity", "setting")
 TINY = Families(depth=8, channels=4, batch=8)
-QUICK = Sizes(TINY, 2, rounds=1, attempts=1, ranks=(2,), compiled=False, weighed=("serial", "parareal"))
+QUICK = Sizes(TINY, 2, rounds=1, attempts=1, ranks=(2,), compiled=False, weighed=("serial", "mgrit"))
 
 
 def speed(sizes: Sizes) -> list[Row]:
