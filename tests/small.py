@@ -9,6 +9,22 @@ from layerparallel import checkpoint, record, report, trainer
 from layerparallel.recipes.level_sets import LevelSets
 
 
+class Killed(BaseException):
+    """What ends a training that a test lets die."""
+
+
+def dying(monkeypatch: Any, method: type, steps: int) -> None:
+    """Let training end by itself at a step."""
+    step, left = method.step, iter(range(steps))  # type: ignore[attr-defined]
+
+    def mortal(self: Any, *args: Any, **options: Any) -> Any:
+        if next(left, None) is None:
+            raise Killed
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(method, "step", mortal)
+
+
 def recipe(**options: Any) -> LevelSets:
     """16 layers of width 4, 7 mini batches an epoch, the last one smaller; float64, one thread."""
     small: dict[str, Any] = {

@@ -1,28 +1,16 @@
 """The benchmark on the authors' problem: its data, its two forms of the objective, its rows."""
 
-import importlib.util
 import json
 import os
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from scripts import script
 
 import layerparallel as lp
 
-
-def _module() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "authors_problem" / "run.py"
-    specification = importlib.util.spec_from_file_location("authors_problem", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-run = _module()
+run = script("benchmarks", "authors_problem", "run.py")
 
 
 def test_generated_points_are_balanced():

@@ -1,15 +1,12 @@
 """The benchmarks of auxiliary variables: published tables beside ours, two processes against one."""
 
-import contextlib
-import importlib.util
-import io
 import json
 import shlex
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from scripts import printed, script
 
 from layerparallel import record
 from layerparallel.cli.runs import _parsed
@@ -18,27 +15,12 @@ from layerparallel.recipes.cifar import Cifar10
 from layerparallel.recipes.mnist_vae import MnistVae
 
 RECIPES = {"cifar10": Cifar10, "mnist-vae": MnistVae}
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def _module(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"bench_{name}", BENCHMARKS / name / "run.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-sun, auxiliary = _module("sun_tables"), _module("auxiliary")
-
-
-def printed(main, flags: list[str]) -> str:
-    written = io.StringIO()
-    with contextlib.redirect_stdout(written), contextlib.redirect_stderr(io.StringIO()):
-        assert main(flags) == 0
-    return written.getvalue()
+sun, auxiliary = (
+    script("benchmarks", "sun_tables", "run.py"),
+    script("benchmarks", "auxiliary", "run.py"),
+)
 
 
 # ---- the tables ---------------------------------------------------------------------------------

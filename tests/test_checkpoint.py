@@ -8,6 +8,7 @@ import pickle
 import pytest
 import small
 import torch
+from small import Killed
 
 from layerparallel import checkpoint
 from layerparallel.checkpoint import CheckpointError, Moment, entries
@@ -116,10 +117,6 @@ def test_a_half_written_one_in_the_way_is_replaced_and_those_around_are_cleared(
     folder = checkpoint.save(tmp_path, Moment(0, 2, 0), state(20))
     assert checkpoint.load(folder).state["progress"]["seconds"] == 20
     assert list((tmp_path / checkpoint.FOLDER).iterdir()) == [folder]
-
-
-class Killed(BaseException):
-    pass
 
 
 def test_a_kill_at_any_write_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):

@@ -1,26 +1,11 @@
 """Speed-ups of training in stages: equations (9) and (11) of Sun et al., and the published tables."""
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import pytest
+from scripts import script
 
 from layerparallel import cost
 
-
-def _module(path: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"sun_{path.stem}", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-tables = _module(Path(__file__).parents[1] / "benchmarks" / "sun_tables" / "tables.py")
+tables = script("benchmarks", "sun_tables", "tables.py")
 HYBRID = [row for row in tables.ROWS if row.ratio is not None]
 
 

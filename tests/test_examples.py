@@ -1,12 +1,13 @@
 """Every script of `examples/` runs, and what it shows is so."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
+
+from scripts import script
 
 from layerparallel.solvers import Serial
 
@@ -15,12 +16,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def run(name: str, **options: Any) -> Any:
     """What the main() of an example returns; a solve that had to be done serially is an error."""
-    specification = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
+    module = script("examples", f"{name}.py")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         return module.main(**options)

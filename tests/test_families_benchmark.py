@@ -1,45 +1,24 @@
 """One network by every family: rows of time, memory and bytes, and the table with accuracies."""
 
-import contextlib
-import importlib.util
-import io
 import json
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import scripts
 import torch
 
 from layerparallel import data, record, trainer
 from layerparallel.errors import InputError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-def _module() -> ModuleType:
-    path = BENCHMARKS / "families" / "run.py"
-    specification = importlib.util.spec_from_file_location("bench_families", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-bench = _module()
+bench = scripts.script("benchmarks", "families", "run.py")
 METHODS = ["serial", "data", "pipeline", "mgrit", "penalty", "augmented", "parareal"]
 
 
 def printed(*flags: str) -> str:
-    written = io.StringIO()
-    with contextlib.redirect_stdout(written), contextlib.redirect_stderr(io.StringIO()):
-        assert bench.main(flags) == 0
-    return written.getvalue()
+    return scripts.printed(bench.main, flags)
 
 
 # ---- speed ----------------------------------------------------------------------------------------

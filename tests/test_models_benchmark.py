@@ -1,38 +1,18 @@
 """The benchmark of cycles on residual networks: its rows, and what stands in its tables."""
 
-import contextlib
-import importlib.util
-import io
 import json
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
+from scripts import printed, script
 
 import layerparallel as lp
 
-
-def _module() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "resnet_cycles" / "run.py"
-    specification = importlib.util.spec_from_file_location("resnet_cycles", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-run = _module()
+run = script("benchmarks", "resnet_cycles", "run.py")
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
-    written = io.StringIO()
-    with contextlib.redirect_stdout(written):
-        assert run.main(["--quick", "--measured", "4", "--json"]) == 0
-    return json.loads(written.getvalue())
+    return json.loads(printed(run.main, ["--quick", "--measured", "4", "--json"]))
 
 
 def test_rows(rows):

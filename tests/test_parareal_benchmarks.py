@@ -1,44 +1,21 @@
 """The benchmarks of parareal networks: two processes against one, and tables with marks."""
 
-import contextlib
-import importlib.util
-import io
 import json
 import shlex
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from scripts import printed, script
 
 from layerparallel import record
 from layerparallel.cli.runs import _parsed
 from layerparallel.errors import InputError
 from layerparallel.recipes import get
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-def _module(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"bench_{name}", BENCHMARKS / name / "run.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-tables, speed = _module("parareal_tables"), _module("parareal")
-
-
-def printed(main, flags: list[str]) -> str:
-    written = io.StringIO()
-    with contextlib.redirect_stdout(written), contextlib.redirect_stderr(io.StringIO()):
-        assert main(flags) == 0
-    return written.getvalue()
+tables = script("benchmarks", "parareal_tables", "run.py")
+speed = script("benchmarks", "parareal", "run.py")
 
 
 def rows(*flags: str) -> list[dict[str, Any]]:

@@ -1,14 +1,13 @@
 """Prediction: counts in virtual time are the cost model's, formulas the published; the command."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import script
 from torch import nn
 
 import layerparallel as lp
@@ -380,19 +379,9 @@ def test_an_unknown_network_is_refused():
         links.find("nvlinc")
 
 
-def benchmark(name):
-    path = Path(__file__).parents[1] / "benchmarks" / name / "run.py"
-    specification = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 def test_a_link_is_fitted_to_what_was_measured():
     link = Link(3e-5, 2e-10)
-    found = benchmark("network").fitted(
+    found = script("benchmarks", "network", "run.py").fitted(
         {size: link.seconds(size) for size in (8, 4096, 1 << 20, 1 << 24)}
     )
     assert found.latency == pytest.approx(link.latency)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from small import Killed
 
 from layerparallel import cli, data, recipes, record, trainer
 from layerparallel.data import indian_pines
@@ -100,10 +101,6 @@ def tiny(request, scene, digits):
         "indian-pines by regions": (pines(split="regions"), "land_cover.png"),
         "mnist": (images(digits, crop=1), "missed.png"),
     }[request.param]
-
-
-class Killed(BaseException):
-    pass
 
 
 def break_after(monkeypatch, steps):

@@ -9,6 +9,7 @@ import pytest
 import small
 import torch
 from layouts import cifar, known, put
+from small import Killed, dying
 
 from layerparallel import cli, data, recipes, record, trainer
 from layerparallel.data import cifar as cifar_module
@@ -55,22 +56,6 @@ def images(tmp_path, monkeypatch):
 
 def tiny(**options: Any) -> Cifar10:
     return Cifar10(**{**TINY, **options})
-
-
-class Killed(BaseException):
-    pass
-
-
-def dying(monkeypatch, method: type, steps: int) -> None:
-    """Let training end by itself at a step."""
-    step, left = method.step, iter(range(steps))
-
-    def mortal(self, *args, **options):
-        if next(left, None) is None:
-            raise Killed
-        return step(self, *args, **options)
-
-    monkeypatch.setattr(method, "step", mortal)
 
 
 @pytest.mark.parametrize(

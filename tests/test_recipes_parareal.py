@@ -7,7 +7,7 @@ import pytest
 import stage_images
 import torch
 from PIL import Image
-from small import final_state, same
+from small import Killed, final_state, same
 
 from layerparallel import cli, data, recipes, record, trainer
 from layerparallel.errors import InputError
@@ -38,10 +38,6 @@ def trained(recipe: Subnetworks, folder: Path) -> list[dict[str, Any]]:
     """The lines of its epochs."""
     trainer.train(recipe.build(), record.new_folder(folder))
     return record.history(record.read(folder), "epoch")
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.parametrize(

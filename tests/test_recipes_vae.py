@@ -7,6 +7,7 @@ import pytest
 import small
 import stage_images
 import torch
+from small import Killed, dying
 from stage_images import classifier, vae
 from torch import nn
 
@@ -32,22 +33,6 @@ def digits(monkeypatch):
     found = stage_images.digits()
     monkeypatch.setattr(data, "load", {"mnist": found}.get)
     return found
-
-
-class Killed(BaseException):
-    pass
-
-
-def dying(monkeypatch, method: type, steps: int) -> None:
-    """Let training end by itself at a step."""
-    step, left = method.step, iter(range(steps))
-
-    def mortal(self, *args, **options):
-        if next(left, None) is None:
-            raise Killed
-        return step(self, *args, **options)
-
-    monkeypatch.setattr(method, "step", mortal)
 
 
 METHODS = [

@@ -10,6 +10,7 @@ import time
 import pytest
 import small
 import torch
+from small import Killed
 
 from layerparallel import checkpoint, record, solvers, trainer
 from layerparallel.checkpoint import CheckpointError
@@ -115,10 +116,6 @@ def test_seeds_reproduce_and_differ(tmp_path):
 
 
 # ---- killed and resumed ------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    pass
 
 
 def interrupt_after(monkeypatch, steps):

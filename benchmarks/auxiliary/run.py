@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +30,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import Row, judged, line, row, turns  # pyright: ignore[reportMissingImports]
+from comparing import Row, judged, row, told, turns  # pyright: ignore[reportMissingImports]
 from staged_steps import Case, Filling, Training, memory
 from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
 
@@ -114,17 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Crew() as crew:
         rows: list[dict[str, Any]] = speed(crew, case, rounds, attempts)
     rows += spared(case)
-    for found in rows:
-        print(
-            line(found, "paper", "at_least", "aim", "fill", "capacity"),
-            flush=True,
-            file=sys.stderr if args.json else sys.stdout,
-        )
-    if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
-    else:
-        print(f"\ntorch {torch.__version__}, {platform.machine()}, Python {platform.python_version()}")
+    told(rows, args.json, "paper", "at_least", "aim", "fill", "capacity")
     return 0
 
 

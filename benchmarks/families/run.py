@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "auxiliary"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import Row, line  # pyright: ignore[reportMissingImports]
+from comparing import Row, told  # pyright: ignore[reportMissingImports]
 from families_recipe import Families
 from families_speed import Sizes, best_pipeline, kept, measured, predicted, weighed
 from families_steps import MIB
@@ -100,13 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     sizes = QUICK if args.quick else Sizes(Families(), rounds=args.rounds, epochs=args.epochs)
     rows = speed(sizes)
-    for found in rows:
-        print(line(found, *SHOWN), flush=True, file=sys.stderr if args.json else sys.stdout)
-    if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
-    else:
-        print(f"\ntorch {torch.__version__}, {platform.machine()}, Python {platform.python_version()}")
+    told(rows, args.json, *SHOWN)
     return 0
 
 

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "auxiliary"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import Row, judged, line, row, turns  # pyright: ignore[reportMissingImports]
+from comparing import Row, judged, row, told, turns  # pyright: ignore[reportMissingImports]
 from parareal_steps import Case, on_processes, percent_off, predicted, shared_bytes
 from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
 
@@ -114,13 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Crew() as crew:
         rows: list[dict[str, Any]] = measured(crew, case, rounds, attempts)
     rows += foreseen(case, counts, rounds)
-    for found in rows:
-        print(line(found, *SHOWN), flush=True, file=sys.stderr if args.json else sys.stdout)
-    if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
-    else:
-        print(f"\ntorch {torch.__version__}, {platform.machine()}, Python {platform.python_version()}")
+    told(rows, args.json, *SHOWN)
     return 0
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from workers import BOTH, Crew, Job
 
 from layerparallel.measure import Gradients
@@ -58,6 +62,17 @@ def turns(crew: Crew, rounds: int, baselines: dict[str, Job], others: dict[str, 
 def merged(parts: list[Gradients]) -> Gradients:
     """The gradient of the whole network from those of both ranks."""
     return {name: value for part in parts for name, value in part.items()}
+
+
+def told(rows: Sequence[Row], as_json: bool, *keys: str) -> None:
+    """Prints rows for people, or as JSON with the lines for people beside it."""
+    for found in rows:
+        print(line(found, *keys), flush=True, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        json.dump(rows, sys.stdout, indent=1)
+        print()
+    else:
+        print(f"\ntorch {torch.__version__}, {platform.machine()}, Python {platform.python_version()}")
 
 
 def line(found: Row, *keys: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,15 @@ class Case:
     solver: Solvers
     initial: str = "independent"
     seed: int = 0
+
+
+def sentence(work: Callable[[], object]) -> str:
+    """What a call raises, with the kind of error."""
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
 
 
 def several_chains(depth: int) -> lp.Network:

@@ -1,6 +1,5 @@
 """Ranks that are killed, stopped or raise at random moments of a training; and what comes after."""
 
-import importlib.util
 import math
 import os
 import re
@@ -9,10 +8,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pool as pools
 import pytest
+from scripts import script
 
 from layerparallel.group.lookout import Patience
 
@@ -20,18 +19,8 @@ PATIENCE = Patience(silence=4.0, grace=1.5)
 FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"
 
 
-def _module() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("faults", FAULTS / "run.py")
-    assert specification is not None
-    assert specification.loader is not None
-    sys.path.insert(0, str(FAULTS))  # as a script has it, and the processes it starts
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-faults = _module()
+sys.path.insert(0, str(FAULTS))  # as a script has it, and the processes it starts
+faults = script("benchmarks", "faults", "run.py")
 
 
 @pytest.mark.parametrize("fault", faults.draw(5, 4, seed=7), ids=lambda f: f"{f.kind}-{f.rank}")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import small
 import stage_images
+from small import Killed
 
 from layerparallel import data, record, trainer
 from layerparallel.errors import InputError
@@ -16,10 +17,6 @@ from layerparallel.training.backprop import Backprop
 
 TINY: dict[str, Any] = {"depth": 14, "width": 2, "batch": 20, "epochs": 2, "dtype": "float64"}
 TINY |= {"learning_rate": 0.02, "checkpoint_seconds": 1e-9}
-
-
-class Killed(BaseException):
-    pass
 
 
 def do(

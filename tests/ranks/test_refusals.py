@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from ranks.cases import Case, network
+from ranks.cases import Case, network, sentence
 from torch import Tensor, nn
 
 import layerparallel as lp
 from layerparallel.group import Group
-
-
-def sentence(work: Callable[[], object]) -> str:
-    """What a call raises, with the kind of error."""
-    try:
-        work()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
 
 
 def small(group: Group, seed: int = 0, depth: int = 6) -> tuple[lp.Network, Tensor]:

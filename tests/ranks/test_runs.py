@@ -10,6 +10,7 @@ import pytest
 import small
 import torch
 from launching import launch
+from small import Killed
 
 from layerparallel import checkpoint, cli, record, trainer
 from layerparallel.cli.runs import trained as trained_network
@@ -20,10 +21,6 @@ from layerparallel.training.backprop import Backprop
 
 HERE = Path(__file__).parent
 SHAPES = [2, 3, (2, 1), (2, 2)]
-
-
-class Killed(BaseException):
-    pass
 
 
 # ---- on the ranks -------------------------------------------------------------------------------

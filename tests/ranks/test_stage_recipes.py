@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import small
 import stage_images
+from small import Killed
 
 from layerparallel import data, record, trainer
 from layerparallel.group import ALONE, Group
@@ -13,10 +14,6 @@ from layerparallel.team import Team
 from layerparallel.training.auxiliary import AuxiliaryMethod
 
 OPTIONS: dict[str, Any] = {"checkpoint_seconds": 1e-9}
-
-
-class Killed(BaseException):
-    pass
 
 
 def do(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import BY_NAME
-from ranks.cases import several_chains
+from ranks.cases import sentence, several_chains
 from torch import Tensor, nn
 
 from layerparallel.group import ALONE, Group, Link, virtual
@@ -159,15 +159,6 @@ def test_the_state_of_a_whole_network_is_taken(pool):
 
 
 # ---- what cannot be -----------------------------------------------------------------------------
-
-
-def sentence(work: Callable[[], object]) -> str:
-    """What a call raises, with the kind of error."""
-    try:
-        work()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
 
 
 def refused(group: Group, what: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from problems import BY_NAME
+from ranks.cases import sentence
 from torch import Tensor, nn
 
 from layerparallel import checkpoint, layerwise
@@ -258,15 +258,6 @@ def test_a_checkpoint_goes_on_with_anywhere(pool, tmp_path, kind, holders, way):
 
 
 # ---- what cannot be -----------------------------------------------------------------------------
-
-
-def sentence(work: Callable[[], object]) -> str:
-    """What a call raises, with the kind of error."""
-    try:
-        work()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
 
 
 def refused(group: Group, what: str) -> str:
