@@ -68,7 +68,7 @@ def distribute(
         return network
     blocks = _blocks(network, group.size, layers)
     _refuse_shared(network)
-    network.group, network.output = group, output
+    network._group, network.output = group, output
     for body, each in zip(network.chains, blocks, strict=True):
         body.cut(group, each)
     if not group.first:

@@ -16,7 +16,6 @@ from .body import Body, Driven
 from .chain import State
 from .crossing import Form, crossed, everywhere, told
 from .fields import as_given, as_state
-from .group.base import ALONE, Group
 from .norms import Norms
 from .propagate import Guess, Solver, propagate, refuse_non_finite
 from .solution import Solution
@@ -66,7 +65,6 @@ class Network(Norms):
         self.body = body if isinstance(body, Body) else _checked_chains(body)
         self.closing = closing if closing is not None else nn.Identity()
         self.fallbacks = 0
-        self.group: Group = ALONE
         self.output: Output = "all"
         self.solver = solver
         self.evaluate_with = evaluate

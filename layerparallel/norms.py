@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .group.base import Group
+from .group.base import ALONE, Group
 
 
 class Norms(nn.Module):
-    """A network that a layer group shares, or that is all here.
+    """A network that a layer group shares, or that is all here."""
 
-    Attributes:
-        group: the layer group; one process unless distributed.
-    """
+    _group: Group = ALONE
 
-    group: Group
+    @property
+    def group(self) -> Group:
+        """The layer group; one process unless distributed."""
+        return self._group
 
     def uncounted(self) -> list[nn.Parameter]:
         """Parameters that sums over the layer group leave out on this rank: another one counts them."""

@@ -15,7 +15,7 @@ from ..distribution import Elsewhere
 from ..errors import InputError
 from ..fields import as_given, as_state
 from ..group.agreement import agree
-from ..group.base import ALONE, Group
+from ..group.base import Group
 from ..norms import Norms
 from .cuts import cut
 from .numbers import Numbers, draw_on_from, drawing
@@ -36,9 +36,6 @@ class Staged(Norms):
         example: an input. One forward in evaluation mode then counts every piece's operations, those
             of products and convolutions; without it a piece costs as much as it has parameters.
 
-    Attributes:
-        group: the layer group that has one stage on each rank; one process unless distributed.
-
     Raises:
         InputError: there are fewer pieces than stages, a stage would have no parameters or share some
             with another, or the cuts do not fit.
@@ -50,7 +47,6 @@ class Staged(Norms):
         self._modules.update(named_modules(network))
         self._pieces = tuple(piece for name in self._modules for piece in pieces_of(self, name))
         self._stages = cut(self._pieces, stages, example)
-        self.group: Group = ALONE
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -176,7 +172,7 @@ class Staged(Norms):
                 f"{self.count} stages, one on each rank, do not fit {group.size} ranks; start "
                 f"{self.count} ranks, or cut the network into {group.size} stages."
             )
-        self.group = group
+        self._group = group
         kept = {piece.place for piece in self._of(group.rank)}
         for k in range(self.count):
             for piece in self._of(k):

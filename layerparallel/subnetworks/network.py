@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..fields import as_given, as_state
-from ..group.base import ALONE, Group
+from ..group.base import Group
 from ..norms import Norms
 from ..staged.pieces import Piece, pieces_of
 from .batched import in_batches
@@ -56,7 +56,6 @@ class PararealNetwork(Norms):
         parts: what they cost.
 
     Attributes:
-        group: the layer group that has one subnetwork on each rank; one process unless distributed.
         holders: which ranks have the coarse network and the postprocessing.
         alike: which fine parts, counted from 0, one process computes in one batch; see `batched`.
     """
@@ -75,7 +74,6 @@ class PararealNetwork(Norms):
         self._ends, self._parts = tuple(ends), tuple(parts)
         self.preprocessing = nn.ModuleDict({str(j): C for j, C in enumerate(preprocessing, start=2)})
         self.coarse = nn.ModuleDict({str(j): F for j, F in enumerate(coarse, start=1)})
-        self.group: Group = ALONE
         self.holders: Holders = "every"
         self.alike: tuple[range, ...] = ()
         self._seen: list[Correction] | None = None  # while somebody watches the coarse network
@@ -165,7 +163,7 @@ class PararealNetwork(Norms):
                 distributed already.
         """
         if keep_own(self, group, holders):
-            self.group, self.holders = group, holders
+            self._group, self.holders = group, holders
         return self
 
     def corrections(self, x: Any) -> tuple[Correction, ...]:
