@@ -72,7 +72,7 @@ class _Crossing(torch.autograd.Function):
     """A state of rank `source`, on `target`; its gradient goes the other way."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, source: int, target: int, *state: Tensor) -> State:  # type: ignore[override]
+    def forward(ctx: Any, group: Group, source: int, target: int, *state: Tensor) -> State:
         ctx.group, ctx.source, ctx.target = group, source, target
         if group.rank != target:
             if group.rank == source:
@@ -98,14 +98,14 @@ def crossed(group: Group, source: int, target: int, state: State) -> State:
     """A state of rank `source`, on `target`; placeholders elsewhere. All ranks must call."""
     if source == target:
         return state
-    return _Crossing.apply(group, source, target, *state)  # type: ignore[return-value]
+    return _Crossing.apply(group, source, target, *state)
 
 
 class _Everywhere(torch.autograd.Function):
     """Tensors of the last rank, on all; the gradients of the last rank's alone count."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, forms: list[Form], count: int, *tensors: Tensor) -> State:  # type: ignore[override]
+    def forward(ctx: Any, group: Group, forms: list[Form], count: int, *tensors: Tensor) -> State:
         ctx.last, ctx.count = group.last, count
         ctx.kept = [(a.shape, a.dtype) for a in tensors[count:]]
         device = tensors[0].device
@@ -148,7 +148,7 @@ def everywhere(group: Group, work: Callable[[], Any], thread: State) -> Any:
 
     tensors, (forms, others, tree) = told(group, group.size - 1, done)
     inputs, count = ((*tensors,), len(tensors)) if group.last else (thread, 0)
-    found = iter(_Everywhere.apply(group, forms, count, *inputs)) if forms else iter(())  # type: ignore[call-overload]
+    found = iter(_Everywhere.apply(group, forms, count, *inputs)) if forms else iter(())
     if tree is None:
         return next(found)
     return pytree.tree_unflatten([next(found) if a is None else a for a in others], tree)

@@ -35,7 +35,7 @@ def named_options(settings: type[Settings]) -> type[Settings]:
                 raise UnknownOptionError(f"option of {settings.__name__}", name, known)
         plain(self, *values, **options)
 
-    settings.__init__ = checked  # type: ignore[method-assign]
+    settings.__init__ = checked
     return settings
 
 

@@ -349,7 +349,7 @@ class LBFGS(torch.optim.Optimizer):
         return basis.new_tensor(coefficients) @ basis, slope, not state["order"]
 
     @torch.no_grad()
-    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(
         self,
         closure: Callable[[], Tensor | float],
         objective: Callable[[], Tensor | float] | None = None,

@@ -106,7 +106,7 @@ def propagate(
     if not torch.is_grad_enabled() or not (on_ranks or any(t.requires_grad for t in tensors)):
         with torch.no_grad():
             return _forward(call, tensors, record=False)[0]
-    return _Propagate.apply(call, *tensors)  # type: ignore[no-any-return]
+    return _Propagate.apply(call, *tensors)
 
 
 def _forward(
@@ -141,7 +141,7 @@ def _forward(
 
 class _Propagate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> State:  # type: ignore[override]
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> State:
         end, ctx.chain, ctx.adjoint = _forward(call, tensors, record=True)
         ctx.call = call
         device = tensors[0].device.type

@@ -15,7 +15,7 @@ class Killed(BaseException):
 
 def dying(monkeypatch: Any, method: type, steps: int) -> None:
     """Let training end by itself at a step."""
-    step, left = method.step, iter(range(steps))  # type: ignore[attr-defined]
+    step, left = method.step, iter(range(steps))
 
     def mortal(self: Any, *args: Any, **options: Any) -> Any:
         if next(left, None) is None:

@@ -315,7 +315,7 @@ def test_template_that_shares_a_weight_within_itself():
 def test_compiled_template_is_the_template():
     """`torch.compile(layer)` is unwrapped; a layer with a closed form needs no compiler."""
     torch.manual_seed(0)
-    net = lp.Network(None, lp.chain(torch.compile(lp.Dense(4)), 12, T=1.0), None).double()  # type: ignore[arg-type]
+    net = lp.Network(None, lp.chain(torch.compile(lp.Dense(4)), 12, T=1.0), None).double()
     assert [name for name, _ in net.named_parameters()] == ["body.layer.weight", "body.layer.bias"]
     assert compare(net, torch.randn(5, 4, dtype=torch.float64), EXACT).worst < 1e-12
 

@@ -14,7 +14,7 @@ import layerparallel as lp
 def test_a_compiled_step_gives_the_gradients_of_the_plain_one():
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
-    net = lp.Network(nn.Linear(3, 4), lp.chain(torch.compile(layer), 12, T=1.0), None).double()  # type: ignore[arg-type]
+    net = lp.Network(nn.Linear(3, 4), lp.chain(torch.compile(layer), 12, T=1.0), None).double()
     assert "body.11.0.weight" in net.state_dict()
     solver = lp.MGRIT(coarsening=4, forward_cycles=4, adjoint_cycles=4)
     assert compare(net, torch.randn(5, 3, dtype=torch.float64), solver).worst < 1e-10

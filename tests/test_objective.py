@@ -111,7 +111,7 @@ def test_weights_are_not_cut_to_integers():
     for weight in (1.0, 1e-5):
         net = network()
         Objective(nothing, smoothness=weight, weighted=False).penalty(net).backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in net.body.parameters()]))  # pyright: ignore[reportOptionalMemberAccess]
+        gradients.append(torch.cat([p.grad.flatten() for p in net.body.parameters()]))
     torch.testing.assert_close(gradients[1], 1e-5 * gradients[0])
     assert gradients[1].abs().max() > 0
 

@@ -24,7 +24,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", lambda name: digits)
         for method in ("parareal", "serial"):
-            recipe = MnistParareal(**TINY, method=method, subnetworks=3)  # type: ignore[arg-type]
+            recipe = MnistParareal(**TINY, method=method, subnetworks=3)
             trainer.train(recipe.build(), record.new_folder(root / method))
             found.append(root / method)
     torch.set_num_threads(threads)

@@ -140,6 +140,11 @@ class Families(Base):
 
     # ---- the run --------------------------------------------------------------------------------
 
+    def check(self) -> None:
+        super().check()
+        if self.method in ("penalty", "augmented") and self.epochs < 2:
+            raise ValueError(f"epochs = {self.epochs} is too few for a hybrid: give at least 2.")
+
     def load(self) -> Dataset:
         return part(data_sets.load("cifar-10"), self.training, self.validation, self.seed)
 

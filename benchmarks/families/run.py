@@ -27,6 +27,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -35,13 +36,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "auxiliary"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from comparing import Row, told  # pyright: ignore[reportMissingImports]
-from families_recipe import Families
+from families_recipe import Families, Name
 from families_speed import Sizes, best_pipeline, kept, measured, predicted, weighed
 from families_steps import MIB
 from families_table import Budget, drawn, folder, joined, markdown, wanted
 from workers import Crew  # pyright: ignore[reportMissingImports]
 
 from layerparallel import progress, record, trainer
+from layerparallel.errors import InputError
 
 SHOWN = ("mark", "ranks", "mib", "kept_mib", "bytes_sent", "capacity", "setting")
 TINY = Families(depth=8, channels=4, batch=8)
@@ -60,9 +62,9 @@ def speed(sizes: Sizes) -> list[Row]:
     return [*rows, *predicted(sizes)]
 
 
-def train(method: str, epochs: int, seed: int, path: Path) -> None:
+def train(method: Name, epochs: int, seed: int, path: Path) -> None:
     """One row's training, on this process; its numbers are those of two."""
-    recipe = replace(Families(), method=method, epochs=epochs, seed=seed)  # type: ignore[arg-type]
+    recipe = replace(Families(), method=method, epochs=epochs, seed=seed)
     display = progress.display()
     trainer.train(recipe.build(), record.new_folder(path), display)
 
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="print the comparison")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the comparison there")
     parser.add_argument(
-        "--train", metavar="METHOD", help="train one row for --epochs, in the folder --run"
+        "--train", choices=get_args(Name), help="train one row for --epochs, in the folder --run"
     )
     parser.add_argument("--seed", type=int, default=0, help="of --train")
     parser.add_argument("--run", type=Path, help="of --train")
@@ -103,9 +105,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def timed(path: Path) -> list[Row]:
+    """The rows of a file.
+
+    Raises:
+        InputError: it is not there, or has none.
+    """
+    try:
+        rows = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} has no rows: write them by `layerparallel bench families --json > {path}`."
+        ) from error
+    return rows
+
+
 def compared(args: argparse.Namespace, budget: Budget) -> int:
     """The commands, the table, the picture."""
-    rows = json.loads(args.speed.read_text())
+    rows = timed(args.speed)
     if args.commands:
         for seed in range(args.seeds):
             for method, epochs in wanted(rows, budget):

@@ -80,8 +80,8 @@ def become(rank: int, environment: dict[str, str], arguments: list[str], folder:
     status = 0
     try:
         main(arguments)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()

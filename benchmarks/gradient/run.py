@@ -95,7 +95,7 @@ def network(case: Case, weights: str, seed: int) -> Network:
     else:
         layer, opening = lp.Dense(case.width), nn.Linear(2, case.width)
         closing = nn.Linear(case.width, CLASSES)
-    body = lp.chain(layer, case.depth, T=T, initial=initial)  # type: ignore[arg-type]
+    body = lp.chain(layer, case.depth, T=T, initial=initial)
     net = lp.Network(opening, body, closing)
     if weights == "trained":
         net.load_state_dict(trained(case.depth, seed))
@@ -156,9 +156,7 @@ class CompiledBlocks(nn.Module):
     def __init__(self, serial: lp.SerialNetwork, case: Case):
         super().__init__()
         self.serial: Any = serial
-        h: float = serial.body.h  # type: ignore[assignment]
-
-        self.block = compiled_block(case.kind, h)
+        self.block = compiled_block(case.kind, self.serial.body.h)
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.serial.opening(x)
@@ -204,7 +202,7 @@ def settings(case: Case) -> list[Serial | MGRIT]:
             coarsening=m,
             forward_cycles=forward,
             adjoint_cycles=adjoint,
-            coarse=coarse,  # type: ignore[arg-type]
+            coarse=coarse,
             samples=samples,
         )
         for m in case.sizes

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,12 @@ BATCHES = (1, 16, 64, 256, 1024)
 def settings(depth: int) -> list[lp.MGRIT]:
     found = []
     for m in (4, 8, 16, 32):
-        for cycles, coarse, samples in (
-            (1, "inject", None),
-            (1, "mean_parameters", None),
-            (1, "picard", 2),
-        ):
-            solver = lp.MGRIT(
-                coarsening=m,
-                forward_cycles=cycles,
-                adjoint_cycles=cycles,
-                coarse=coarse,  # type: ignore[arg-type]
-                samples=samples,
-            )
-            if depth // m >= 2:
-                found.append(solver)
+        if depth // m < 2:
+            continue
+        once = lp.MGRIT(coarsening=m, forward_cycles=1, adjoint_cycles=1)
+        found.append(replace(once, coarse="inject"))
+        found.append(replace(once, coarse="mean_parameters"))
+        found.append(replace(once, coarse="picard", samples=2))
     return found
 
 

@@ -95,7 +95,7 @@ class Case:
 
 class _Contiguous(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, u: Tensor) -> Tensor:
         return u.contiguous().view_as(u)
 
     @staticmethod
@@ -107,7 +107,7 @@ class Seam(nn.Module):
     """State and adjoint contiguous, as messages must be."""
 
     def forward(self, u: Tensor) -> Tensor:
-        return _Contiguous.apply(u)  # type: ignore[return-value]
+        return _Contiguous.apply(u)
 
 
 class Opening(nn.Module):

@@ -14,6 +14,7 @@ from workers import BOTH, THREADED, Crew, Job
 
 import layerparallel as lp
 from layerparallel.measure import compare
+from layerparallel.solvers.mgrit import Coarse
 from layerparallel.tuning import describe
 
 
@@ -34,14 +35,14 @@ class Sizes:
         object.__setattr__(self, "serial", names if self.compiled else names[:2])
 
 
-def halves(depth: int, coarse: str, samples: int | None = None) -> lp.MGRIT:
+def halves(depth: int, coarse: Coarse, samples: int | None = None) -> lp.MGRIT:
     """One interval, and one sweep each way, on either rank."""
     return lp.MGRIT(
         levels=2,
         coarsening=depth // 2,
         forward_cycles=1,
         adjoint_cycles=1,
-        coarse=coarse,  # type: ignore[arg-type]
+        coarse=coarse,
         samples=samples,
     )
 

@@ -82,9 +82,9 @@ class Crew:
     def _answers(self, who: Sequence[int]) -> list[Any]:
         found: dict[int, Any] = {}
         while len(found) < len(who):
-            waiting = {self.pipes[r]: r for r in who if r not in found}
-            for pipe in wait(list(waiting)):
-                rank = waiting[pipe]  # type: ignore[index]
+            waiting = [rank for rank in who if rank not in found]
+            ready = wait([self.pipes[rank] for rank in waiting])
+            for rank in (each for each in waiting if self.pipes[each] in ready):
                 try:
                     failed, found[rank] = self.pipes[rank].recv()
                 except EOFError:

@@ -21,6 +21,7 @@ from layerparallel.predict.baselines import OneRank
 from layerparallel.predict.parallel import Predicted, gradient_on, shared
 from layerparallel.predict.search import Errors
 from layerparallel.predict.task import Task
+from layerparallel.stacking import Initial
 from layerparallel.tuning import describe
 
 DEPTH, WIDTH = 1024, 8
@@ -36,7 +37,7 @@ def solvers(cycles: int) -> list[lp.MGRIT]:
             coarsening=factors,
             forward_cycles=cycles,
             adjoint_cycles=cycles,
-            coarse=coarse,  # type: ignore[arg-type]
+            coarse=coarse,
             samples=1,
         )
         for factors in FACTORS
@@ -98,7 +99,7 @@ def measuring(task: Task) -> tuple[float, Time]:
     return one.total, lambda ranks, solver: gradient_on(ranks, task, solver, link)
 
 
-def rows(batches: list[int], repeats: int, initial: str, say: Callable[[str], None]) -> list[Any]:
+def rows(batches: list[int], repeats: int, initial: Initial, say: Callable[[str], None]) -> list[Any]:
     """Every aim with the quickest solver that is exact enough, by every clock."""
     errors = Errors(dense(DEPTH, WIDTH, 64, initial))
     clocks = {"counted": counting(dense(DEPTH, WIDTH, 4, initial, counted=True))}

@@ -8,17 +8,20 @@ from torch import Tensor, nn
 import layerparallel as lp
 from layerparallel.predict.counted import CountedDense
 from layerparallel.predict.task import Task
+from layerparallel.stacking import Initial
 
 CLASSES = 5
 
 
-def dense(depth: int, width: int, batch: int, initial: str = "smooth", counted: bool = False) -> Task:
+def dense(
+    depth: int, width: int, batch: int, initial: Initial = "smooth", counted: bool = False
+) -> Task:
     """Dense layers between two plain ones, T = 1, on random samples."""
 
     def make(depth: int) -> lp.Network:
         torch.manual_seed(0)
         layer = CountedDense(width) if counted else lp.Dense(width)
-        body = lp.chain(layer, depth, T=1.0, initial=initial)  # type: ignore[arg-type]
+        body = lp.chain(layer, depth, T=1.0, initial=initial)
         return lp.Network(nn.Linear(2, width), body, nn.Linear(width, CLASSES))
 
     return Task(f"dense {depth} x {width}", make, depth, *samples(batch, 2))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -31,9 +31,11 @@ from .multigrid import Solve
 from .serial import MEMORY, Serial
 
 Norm = Callable[[State], Tensor]
+Coarse = Literal["inject", "mean_parameters", "mean_residual", "picard"]
+"""How a coarse step stands for the steps of its interval; see `CoarseOperator`."""
 CHOICES = {
     "cycle": ("V", "F", "W"),
-    "coarse": ("inject", "mean_parameters", "mean_residual", "picard"),
+    "coarse": get_args(Coarse),
     "start": ("coarse", "nested", "constant"),
     "memory": MEMORY,
 }
@@ -77,7 +79,7 @@ class MGRIT:
     forward_cycles: int = 2
     adjoint_cycles: int = 2
     tolerance: float | None = None
-    coarse: Literal["inject", "mean_parameters", "mean_residual", "picard"] = "inject"
+    coarse: Coarse = "inject"
     samples: int | None = None
     start: Literal["coarse", "nested", "constant"] = "coarse"
     first_down: bool = False
@@ -179,7 +181,7 @@ def Parareal(
         forward_cycles=forward_cycles,
         adjoint_cycles=adjoint_cycles,
         **fixed,  # type: ignore[arg-type]
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 

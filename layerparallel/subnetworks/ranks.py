@@ -104,7 +104,7 @@ def _to_every(group: Group, mine: tuple[State, State], forms: Sequence[Forms]) -
 
 
 def _to_last(group: Group, mine: tuple[State, State], forms: Sequence[Forms]) -> Collected:
-    found: State = _ToLast.apply(group, forms, *mine[0], *mine[1])  # type: ignore[assignment]
+    found: State = _ToLast.apply(group, forms, *mine[0], *mine[1])
     if not group.last:
         return [], [], found
     states, rest = [], list(found)
@@ -127,7 +127,7 @@ class _ToLast(torch.autograd.Function):
     """The values of all other ranks, on the last one; their gradients go the other way."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, forms: Sequence[Forms], *own: Tensor) -> State:  # type: ignore[override]
+    def forward(ctx: Any, group: Group, forms: Sequence[Forms], *own: Tensor) -> State:
         ctx.group, ctx.own = group, [(a.shape, a.dtype, a.device) for a in own]
         ctx.counts = [len(begin) + len(end) for begin, end in forms[:-1]]
         if not group.last:

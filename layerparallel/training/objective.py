@@ -22,7 +22,7 @@ class _InDepth(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, stacked: Tensor, wide: Tensor, extra: int, size: float, slope: float
     ) -> Tensor:
         ctx.extra = extra

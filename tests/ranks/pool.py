@@ -91,7 +91,7 @@ class Pool:
         waiting = {self._pipes[rank]: rank for rank in ranks}
         while waiting and (left := deadline - time.monotonic()) > 0:
             for pipe in wait(list(waiting), left):
-                rank = waiting.pop(pipe)  # type: ignore[arg-type]
+                rank = waiting.pop(pipe)
                 try:
                     answers[rank] = pickle.loads(pipe.recv_bytes())  # type: ignore[union-attr]
                 except (EOFError, OSError):

@@ -108,7 +108,7 @@ def moved(group, have, want):
 
 def copied(group):
     layer = torch.nn.Linear(2, 2)
-    layer.group = group  # type: ignore[assignment]
+    layer.group = group
     twin = copy.deepcopy(layer)
     again = pickle.loads(pickle.dumps(group))
     return (
