@@ -443,6 +443,42 @@ def test_defaults_are_blocks_of_the_same_kind():
     assert any(isinstance(part, Basic) for part in made.coarse["1"].modules())
 
 
+def dense(activation: type[nn.Module]) -> tuple[Any, Tensor]:
+    """Single layers, an activation behind each, and an input."""
+    layers = [module for _ in range(4) for module in (nn.Linear(6, 6), activation())]
+    return nn.Sequential(*layers, nn.Linear(6, 3)).double(), torch.randn((4, 6), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(
+    ("made", "mapped"),
+    [
+        (lambda: images("resnet"), True),  # units end in a ReLU
+        (lambda: images("vgg"), True),
+        (lambda: images("preactivation"), False),
+        (lambda: dense(nn.ReLU), True),
+        (lambda: dense(nn.Sigmoid), True),
+        (lambda: dense(nn.Tanh), False),
+    ],
+)
+def test_default_corrections_go_both_ways(made, mapped, depth):
+    net, x = made()
+    model = parareal_network(net, 3, x, coarse_depth=depth).eval()
+    for j in (1, 2):
+        coarse, shape = model.coarse[str(j)], model.prepared(j + 1, x).shape[1:]
+        value = coarse(torch.randn((100, *shape), dtype=torch.float64))
+        assert 0.02 < float((value < 0).double().mean()) < 0.98
+        last = coarse[-1] if isinstance(coarse, nn.Sequential) else None
+        assert (isinstance(last, nn.Conv2d | nn.Linear) and last.bias is None) == mapped
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_bias_is_not_taken_for_a_sign(seed):
+    net = nn.Sequential(*[nn.Linear(1, 1) for _ in range(4)])
+    made = parareal_network(net, 2, torch.ones(3, 1), seed=seed)
+    assert [type(part) for part in made.coarse["1"].modules()][1:] == [nn.Linear]
+
+
 @pytest.mark.parametrize(("T", "length"), [(2.0, 1.0), (1.0, 0.5)])
 def test_a_coarse_step_is_as_long_as_its_steps(T, length):
     net = lp.Network(nn.Linear(3, 4), lp.chain(lp.Dense(4), 8, T=T), nn.Linear(4, 2))

@@ -14,7 +14,7 @@ from .batched import alike
 from .describe import Part, part
 from .ends import cut, found_ends
 from .network import PararealNetwork
-from .shallow import opened, shallow
+from .shallow import both_ways, opened, shallow
 from .trace import Layer, Shape, check, evaluating, is_state, shape_of, through, traced
 
 Build = Callable[[int, Any, Any], nn.Module]
@@ -127,8 +127,9 @@ class _Parts:
         if build is None:
             layers = self.between(j + 1, j + 1)
             starts = [self.shape(j), *[self.shape(j + 1)] * (depth - 1)]
-            units = [shallow(a, self.shape(j + 1), layers, True, name, option) for a in starts]
+            units = [shallow(a, self.shape(j + 1), layers, name, option) for a in starts]
             made = _placed(units[0] if depth == 1 else nn.Sequential(*units), after)
+            made = _placed(both_ways(made, before), after)
         else:
             made = _made(build, j, self.shape(j), self.shape(j + 1), name, option)
         self._check(name, option, made, before, after)
@@ -146,7 +147,7 @@ class _Parts:
                     f"numbers; give one by {option}, a function of its number and both shapes."
                 )
             layers = self.between(1, j - 1)
-            end = shallow(self.shape(0), self.shape(j - 1), layers, False, name, option)
+            end = shallow(self.shape(0), self.shape(j - 1), layers, name, option)
             made = _placed(nn.Sequential(*begin, end), after)
         else:
             made = _made(build, j, shape_of(given), self.shape(j - 1), name, option)

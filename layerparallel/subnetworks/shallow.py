@@ -3,7 +3,9 @@
 From one shape to another leads a fresh copy of a block that the network has there: a residual unit, say,
 or one that changes the shape just so. Where there is none, an adapter (average pooling and a 1x1
 convolution; a linear map) leads to the shape that a block takes. What consists of no blocks gets a
-convolution of 3x3 pixels or a linear map.
+convolution of 3x3 pixels or a linear map. Corrections go both ways: behind a coarse part whose values
+are never negative, as those of a residual unit that ends in a ReLU, comes a 1x1 convolution or a linear
+map.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import InputError
 from ..serial_twins import SerialBody, SerialFunction
 from ..staged.pieces import FunctionStep, Piece, Step, TiedStep
-from .trace import Layer, Shape
+from .trace import Layer, Shape, evaluating, shape_of
 
 
 def fresh(module: nn.Module) -> nn.Module:
@@ -36,15 +39,12 @@ def opened(pieces: Sequence[Piece]) -> list[nn.Module]:
     return [fresh(piece.module) for piece in pieces]
 
 
-def shallow(
-    before: Shape, after: Shape, layers: Sequence[Layer], signed: bool, name: str, option: str
-) -> nn.Module:
+def shallow(before: Shape, after: Shape, layers: Sequence[Layer], name: str, option: str) -> nn.Module:
     """A few layers from states of one shape to those of another.
 
     Args:
         before, after: without samples.
         layers: of the network, whose kind they are to have; the last one that fits counts.
-        signed: the values are corrections, so they do not end in an activation of their own.
         name, option: of the part, and of the argument by which a user gives another.
 
     Raises:
@@ -63,8 +63,27 @@ def shallow(
             f"{option}, a function of its number and both shapes."
         )
     if block is None:
-        return nn.Sequential(*_plain(before, after, layers, signed))
+        return nn.Sequential(*_plain(before, after, layers))
     return nn.Sequential(*_adapter(before, target), _copy(block, layers))
+
+
+def both_ways(module: nn.Module, before: Any) -> nn.Module:
+    """The module, with a linear map behind it where its values are never negative.
+
+    Args:
+        module: new, so that it may be called with random numbers.
+        before: a state like those it is given.
+    """
+    if not isinstance(before, Tensor):
+        return module
+    samples = 1 + 1000 // max(1, before[0].numel())
+    with evaluating([module]):  # so large that no bias decides about signs
+        value = module(1000.0 * torch.randn_like(before[:1].expand(samples, *before.shape[1:])))
+        negative = isinstance(value, Tensor) and bool((value < 0).any())
+    after = shape_of(value)
+    if negative or not after or not _reachable(after, after):
+        return module
+    return nn.Sequential(module, *_adapter(after, after))
 
 
 def _is_block(piece: Piece) -> bool:
@@ -118,7 +137,7 @@ def _adapter(before: Shape, after: Shape) -> list[nn.Module]:
 # ---- single layers ------------------------------------------------------------------------------
 
 
-def _plain(before: Shape, after: Shape, layers: Sequence[Layer], signed: bool) -> list[nn.Module]:
+def _plain(before: Shape, after: Shape, layers: Sequence[Layer]) -> list[nn.Module]:
     """A convolution or a linear map, with norm and activation as the network has them."""
     modules = [layer.piece.module for layer in layers]
     norms = [m for m in modules if isinstance(m, _BatchNorm)]
@@ -126,13 +145,11 @@ def _plain(before: Shape, after: Shape, layers: Sequence[Layer], signed: bool) -
     active = [m for m in modules if type(m).__module__ == "torch.nn.modules.activation"]
     activation: list[nn.Module] = [copy.deepcopy(active[-1])] if active else []
     if len(after) != 3:
-        return [nn.Linear(before[-1], after[-1], bias), *([] if signed else activation)]
+        return [nn.Linear(before[-1], after[-1], bias), *activation]
     norm = [nn.BatchNorm2d(after[0])] if norms else []
     pools, stride = _reduced(before, after)
     conv = nn.Conv2d(before[0], after[0], 3, stride, 1, bias=bias)
-    if not signed or not activation:
-        return [*pools, conv, *norm, *activation]
-    return [*pools, conv, *norm, *activation, nn.Conv2d(after[0], after[0], 1, bias=bias)]
+    return [*pools, conv, *norm, *activation]
 
 
 def _reduced(before: Shape, after: Shape) -> tuple[list[nn.Module], int]:
