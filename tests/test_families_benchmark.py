@@ -133,6 +133,7 @@ def test_the_table_joins_speeds_and_accuracies(timed, tmp_path):
     assert rows["serial"]["equal_time"]["epochs"] == 6
     assert rows["serial"]["equal_time"]["accuracy"] is None
     assert rows["mgrit"]["bytes_sent"] == 2000
+    assert rows["parareal"]["epoch_s"] == pytest.approx(157 * 0.1 / 1.8)  # 10,000 images, 64 at a time
     text = printed("--table", *flags)
     assert "55.0 ± 5.0" in text
     assert "57.0 (1 seed) (11 epochs)" in text

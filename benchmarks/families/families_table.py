@@ -97,6 +97,7 @@ def joined(rows: Sequence[Row], runs: Path, budget: Budget, options: dict[str, A
         name, epochs = each["method"], budget.within(each["ratio"])
         row: Row = {"case": each["case"], "method": name, "gradient": WAYS[name].gradient}
         row |= {key: each[key] for key in ("ratio", "ours_ms", "mib", "kept_mib", "setting")}
+        row["epoch_s"] = each["ours_ms"] / 1000 * -(-options["training"] // options["batch"])
         others = {ranks: r for (method, ranks), r in ahead.items() if method == name}
         row["predicted"] = {ranks: r["ratio"] for ranks, r in others.items()}
         row["bytes_sent"] = others[2]["bytes_sent"] if 2 in others else 0
@@ -115,7 +116,7 @@ def joined(rows: Sequence[Row], runs: Path, budget: Budget, options: dict[str, A
 def markdown(rows: Sequence[Row], budget: Budget) -> str:
     """One table."""
     ranks = sorted({r for row in rows for r in row["predicted"] if r > 2})
-    head = ["method", "on 2 processes, measured", *(f"on {r}, predicted" for r in ranks)]
+    head = ["method", "an epoch on 2 processes, measured", *(f"on {r}, predicted" for r in ranks)]
     head += [f"accuracy after {budget.epochs} epochs, %"]
     head += [f"accuracy in the time of {budget.time} serial epochs, %"]
     head += ["MiB a process", "MB sent a step", "gradient"]
@@ -124,7 +125,7 @@ def markdown(rows: Sequence[Row], budget: Budget) -> str:
 
 
 def _cells(row: Row, ranks: Sequence[int]) -> list[str]:
-    cells = [row["case"], f"{row['ratio']:.2f}× ({row['ours_ms']:.0f} ms)"]
+    cells = [row["case"], f"{row['ratio']:.2f}× ({row['epoch_s']:.1f} s)"]
     for r in ranks:
         cells.append(f"{row['predicted'][r]:.1f}×" if r in row["predicted"] else "–")
     cells.append(_accuracy(row["equal_epochs"], epochs=False))
@@ -162,8 +163,6 @@ def drawn(rows: Sequence[Row], runs: Path, budget: Budget, path: Path) -> Path:
 
 def _learning(row: Row, runs: Path, budget: Budget, shade: str) -> Iterator[Curve]:
     """Of the runs of equal time, the mean over seeds; a point at its end."""
-    if row["method"] == "data":
-        return  # close to the pipeline's
     paths = folder(runs, row["method"], row["equal_time"]["epochs"], 0).parent.glob("seed*")
     histories = []
     for found in sorted(paths):
