@@ -49,7 +49,7 @@ class Families(Base):
     """Of multigrid."""
     holders: Literal["every", "last"] = "every"
     """Ranks that have the coarse network of a parareal network."""
-    form: Literal["Serial()", "eager"] = "Serial()"
+    form: Literal["Serial()", "eager"] = "eager"
     """Of serial training: the library's closed form of a layer, or the plain module."""
     depth: int = Case.depth
     """Layers."""
@@ -82,19 +82,19 @@ class Families(Base):
         team, case = team or Team(), self.case
         if self.method in ("serial", "mgrit"):
             solver = multigrid(self.depth, self.interval, self.levels)
+            if self.method == "serial" and self.form == "eager":
+                return self.backprop(data, case.plain(), team)
             whole = case.network(solver if self.method == "mgrit" else None)
-            plain = self.method == "serial" and self.form == "eager"
-            network = whole.to_serial() if plain else whole
             if not team.layer.alone:
                 lp.distribute(whole, team.layer)
-            return self.backprop(data, network, team)
+            return self.backprop(data, whole, team)
         example = self.prepare(data)(data.train_x[:1])
         if self.method == "parareal":
-            network = parareal_network(case.network(), self.ranks, example, seed=self.seed)
+            network = parareal_network(case.plain(), self.ranks, example, seed=self.seed)
             return self.backprop(data, network.distribute(team.layer, self.holders), team)
         prepare = self.prepare(data)
         return AuxiliaryMethod(
-            Staged(case.network(), self.ranks, example).distribute(team.layer),
+            Staged(case.plain(), self.ranks, example).distribute(team.layer),
             self.settings,
             self.task.loss,
             self.optimizer,
@@ -156,7 +156,7 @@ class Families(Base):
         return (Phase(self.method, self.epochs, lambda _: self.trained(data, team)),)
 
     def serially(self, data: Dataset) -> Method:
-        return self.backprop(data, self.case.network().to_serial(), Team())
+        return self.backprop(data, self.case.plain(), Team())
 
     def picture(self, data: Dataset, network: nn.Module, folder: Path) -> None:
         """None."""

@@ -71,9 +71,13 @@ class Case:
         closing = self.closing()
         return lp.Network(self.opening(), body, closing, solver or lp.Serial())
 
+    def plain(self) -> nn.Module:
+        """The network as ordinary PyTorch."""
+        return self.network().to_serial()
+
     def halves(self, closed: bool) -> tuple[nn.Module, nn.Module]:
         """The network cut in the middle: the library's exact steps (`closed`) or plain modules."""
-        whole = self.network().to_serial()
+        whole: Any = self.plain()
         layers: list[Any] = list(whole.body.children())
         middle, h = self.depth // 2, self.T / self.depth
         runs = [layers[:middle], layers[middle:]]

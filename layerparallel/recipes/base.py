@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -190,3 +190,12 @@ def part(whole: Dataset, training: int | None, validation: int | None, seed: int
     if validation is None:
         validation = len(whole.validation_y)
     return whole.part(training, validation, seed)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """With weights of 2-d convolutions channels-last; their states then are so, too.
+
+    On a CPU, with few channels, that takes a tenth to a quarter less time.
+    """
+    placed: Any = network  # the types of `Module.to` lack memory formats
+    return placed.to(memory_format=torch.channels_last)

@@ -19,7 +19,7 @@ from layerparallel.errors import InputError
 from layerparallel.models import preactivation_resnet, resnet, vgg16
 from layerparallel.network import Network
 from layerparallel.recipes import pictures
-from layerparallel.recipes.base import Base, bounded, part
+from layerparallel.recipes.base import Base, bounded, channels_last, part
 from layerparallel.staged import Staged
 from layerparallel.subnetworks import PararealNetwork, parareal_network, warp
 from layerparallel.team import Team
@@ -150,8 +150,7 @@ class Subnetworks(Base):
         plain = whole.to_serial() if isinstance(whole, Network) else whole
         if self.pretrained is not None:
             self._take_up(plain, Path(self.pretrained))
-        # Convolutions of few channels take a tenth less time so on a CPU; new parts are copies.
-        return plain.to(memory_format=torch.channels_last)
+        return channels_last(plain)  # and so are new parts, which are copies
 
     def _take_up(self, network: nn.Module, folder: Path) -> None:
         found = checkpoint.latest(folder) if folder.is_dir() else None
