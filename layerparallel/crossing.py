@@ -22,15 +22,44 @@ from .group.base import Group
 
 @dataclass(frozen=True)
 class Form:
-    """What a tensor looks like on a rank that has it."""
+    """What a tensor looks like on a rank that has it.
+
+    `order` are its dimensions as they lie in memory, outermost first: (0, 2, 3, 1) of images that are
+    channels-last. A copy of another order is slower to compute with than the tensor itself.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     differentiable: bool
+    order: tuple[int, ...]
 
     @classmethod
     def of(cls, a: Tensor) -> Form:
-        return cls(tuple(a.shape), a.dtype, a.requires_grad)
+        natural = tuple(range(a.dim()))
+        order = tuple(sorted(natural, key=lambda k: -a.stride(k)))
+        dense = a.permute(order).is_contiguous()
+        return cls(tuple(a.shape), a.dtype, a.requires_grad, order if dense else natural)
+
+    def packed(self, a: Tensor) -> Tensor:
+        """As a message: its entries as they lie in memory; a view of what has this form."""
+        return a.permute(self.order).contiguous()
+
+    def unpacked(self, message: Tensor) -> Tensor:
+        """A view of a message in this form."""
+        return message.permute([self.order.index(k) for k in range(len(self.order))])
+
+    def empty(self, device: torch.device) -> Tensor:
+        """Memory for a tensor of this form."""
+        shape = [self.shape[k] for k in self.order]
+        return self.unpacked(torch.empty(shape, dtype=self.dtype, device=device))
+
+    def like(self, a: Tensor) -> Tensor:
+        """A tensor of this form, whose gradient will lie in memory as it does."""
+        if not a.requires_grad:
+            return a
+        same = a.view_as(a)
+        same.register_hook(lambda g: self.unpacked(self.packed(g)))
+        return same
 
     def placeholder(self, device: torch.device, rows: int | None = None) -> Tensor:
         """Zeros of this form, without memory of their own; with another number of rows if given."""

@@ -93,12 +93,13 @@ Collected = tuple[list[State], list[State], State]
 
 
 def _to_every(group: Group, mine: tuple[State, State], forms: Sequence[Forms]) -> Collected:
-    own = [a.detach().contiguous() for state in mine for a in state]
     others = [rank for rank in range(group.size) if rank != group.rank]
     got = {rank: _empty(forms[rank], mine[1][0].device) for rank in others}
+    own = _packed(forms[group.rank], mine)
     sends = [(rank, a) for rank in others for a in own]
-    receives = [(rank, a) for rank in others for state in got[rank] for a in state]
+    receives = [(rank, a) for rank in others for a in _packed(forms[rank], got[rank])]
     group.exchange(sends, receives).wait()
+    mine = _like(forms[group.rank], mine)
     states = [got.get(rank, mine) for rank in range(group.size)]
     return [begin for begin, _ in states], [end for _, end in states], mine[1]
 
@@ -116,11 +117,23 @@ def _to_last(group: Group, mine: tuple[State, State], forms: Sequence[Forms]) ->
 
 
 def _empty(forms: Forms, device: torch.device) -> tuple[State, State]:
+    begin, end = (tuple(form.empty(device) for form in each) for each in forms)
+    return begin, end
+
+
+def _like(forms: Forms, states: tuple[State, State]) -> tuple[State, State]:
+    """Of one rank, with gradients that lie in memory as the states do."""
     begin, end = (
-        tuple(torch.empty(form.shape, dtype=form.dtype, device=device) for form in each)
-        for each in forms
+        tuple(form.like(a) for form, a in zip(each, state, strict=True))
+        for each, state in zip(forms, states, strict=True)
     )
     return begin, end
+
+
+def _packed(forms: Forms, states: tuple[State, State]) -> list[Tensor]:
+    """x_j and y_j of one rank as messages."""
+    pairs = zip((*forms[0], *forms[1]), (*states[0], *states[1]), strict=True)
+    return [form.packed(a.detach()) for form, a in pairs]
 
 
 class _ToLast(torch.autograd.Function):
@@ -128,30 +141,28 @@ class _ToLast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, group: Group, forms: Sequence[Forms], *own: Tensor) -> State:
-        ctx.group, ctx.own = group, [(a.shape, a.dtype, a.device) for a in own]
-        ctx.counts = [len(begin) + len(end) for begin, end in forms[:-1]]
+        rows, device = [[*begin, *end] for begin, end in forms], own[0].device
+        mine, others = rows[group.rank], [(r, form) for r, row in enumerate(rows[:-1]) for form in row]
+        ctx.group, ctx.device, ctx.mine, ctx.others = group, device, mine, others
         if not group.last:
-            group.exchange([(group.size - 1, a.contiguous()) for a in own], []).wait()
+            sends = [(group.size - 1, form.packed(a)) for form, a in zip(mine, own, strict=True)]
+            group.exchange(sends, []).wait()
             return (own[0].new_zeros(()),)
-        got = [
-            (rank, a)
-            for rank, each in enumerate(forms[:-1])
-            for s in _empty(each, own[0].device)
-            for a in s
-        ]
-        group.exchange([], got).wait()
-        return tuple(a for _, a in got)
+        got = [form.empty(device) for _, form in others]
+        receives = [(rank, form.packed(a)) for (rank, form), a in zip(others, got, strict=True)]
+        group.exchange([], receives).wait()
+        return tuple(got)
 
     @staticmethod
     def backward(ctx: Any, *outgoing: Tensor) -> tuple[Any, ...]:
         group: Group = ctx.group
         if group.last:
-            ranks = [rank for rank, count in enumerate(ctx.counts) for _ in range(count)]
-            sends = [(rank, g.contiguous()) for rank, g in zip(ranks, outgoing, strict=True)]
-            group.exchange(sends, []).wait()
-            return (None, None, *(None for _ in ctx.own))
-        found = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.own]
-        group.exchange([], [(group.size - 1, g) for g in found]).wait()
+            pairs = zip(ctx.others, outgoing, strict=True)
+            group.exchange([(rank, form.packed(g)) for (rank, form), g in pairs], []).wait()
+            return (None, None, *(None for _ in ctx.mine))
+        found = [form.empty(ctx.device) for form in ctx.mine]
+        receives = [(group.size - 1, form.packed(g)) for form, g in zip(ctx.mine, found, strict=True)]
+        group.exchange([], receives).wait()
         return (None, None, *found)
 
 

@@ -16,6 +16,7 @@ from layerparallel import checkpoint, layerwise
 from layerparallel.checkpoint import Moment
 from layerparallel.group import ALONE, Group, Link, virtual
 from layerparallel.models import preactivation_resnet, resnet, vgg16
+from layerparallel.recipes.base import channels_last
 from layerparallel.subnetworks import PararealNetwork, parareal_network
 from layerparallel.team import Team
 
@@ -32,6 +33,7 @@ def made(kind: str, count: int, seed: int = 0, dropout: float = 0.0) -> tuple[Pa
         return parareal_network(net, count, x), x
     net = {
         "resnet": lambda: resnet(20, width=2),
+        "channels-last": lambda: channels_last(resnet(20, width=2).to_serial()),
         "preactivation": lambda: preactivation_resnet(29, width=4),
         "vgg": lambda: vgg16(width=2, dropout=dropout),
     }[kind]()
@@ -107,9 +109,47 @@ def alike(ranks: list[Found], one: Found, holders: str) -> None:
 
 @pytest.mark.parametrize("holders", HOLDERS)
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("kind", ["resnet", "preactivation", "vgg", "dense tanh", "verlet"])
+@pytest.mark.parametrize(
+    "kind", ["resnet", "channels-last", "preactivation", "vgg", "dense tanh", "verlet"]
+)
 def test_training_on_ranks_is_that_of_one_process(pool, kind, count, holders):
     alike(pool.run(count, trained, kind, count, holders), trained(ALONE, kind, count), holders)
+
+
+def orders(group: Group, kind: str, holders: Any) -> list[bool]:
+    """Whether the states and gradients of a step lie channels-last: around F^j, and of y_j."""
+    net, x = made(kind, 3)
+    net.distribute(group, holders)
+    found = []
+
+    def look(a: Tensor) -> None:
+        found.append(a.is_contiguous(memory_format=torch.channels_last))
+
+    def around(module: nn.Module, given: tuple[Tensor], value: Tensor) -> None:
+        look(given[0])
+        look(value)
+
+    for part in net.coarse.values():
+        part.register_forward_hook(around)
+    fine = net.fine
+
+    def watched(j: int, state: Any) -> Any:
+        value = fine(j, state)
+        if j < 3:  # that of y_3 comes from the closing
+            value.register_hook(look)
+        return value
+
+    net.fine = watched
+    pull_back(net(x))
+    return found
+
+
+@pytest.mark.parametrize("holders", HOLDERS)
+def test_states_keep_their_order_in_memory(pool, holders):
+    for kind, last in (("channels-last", True), ("preactivation", False)):
+        for rank, found in enumerate(pool.run(3, orders, kind, holders)):
+            assert len(found) == (rank < 2) + 4 * (holders == "every" or rank == 2)
+            assert found == [last] * len(found)
 
 
 @pytest.mark.parametrize("holders", HOLDERS)
