@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -101,13 +101,13 @@ class Sizes:
 # ---- two processes ------------------------------------------------------------------------------
 
 
-def measured(crew: Crew, sizes: Sizes, piped: Job) -> list[Row]:
-    """Time of a training step, all methods in turn; the pipeline's is given."""
+def measured(crew: Crew, sizes: Sizes, pipelines: Sequence[Job]) -> tuple[list[Row], Job]:
+    """Time of a training step, all methods in turn; and the quickest of the pipelines given."""
     one = sizes.of("serial")
     serial = {form: Job(form, on_processes, (replace(one, form=form), "alone")) for form in FORMS}
     if sizes.compiled:
         serial["compiled"] = Job("compiled", on_processes, (one, "alone", "compiled"))
-    jobs = {"pipeline": piped}
+    jobs = {job.name: job for job in pipelines}
     for form in FORMS:
         jobs[f"data, {form}"] = Job(
             f"data, {form}", on_processes, (replace(one, form=form), "data"), BOTH
@@ -125,6 +125,8 @@ def measured(crew: Crew, sizes: Sizes, piped: Job) -> list[Row]:
     times["serial"] = found["baseline_ms"]
     form = min(FORMS, key=lambda each: times[f"data, {each}"])
     times["data"] = times[f"data, {form}"]
+    piped = min(pipelines, key=lambda job: times[job.name])
+    times["pipeline"] = times[piped.name]
     _, schedule, count, closed = piped.arguments
     stages = "closed form" if closed else "eager"
     settings = {"pipeline": f"{schedule}, {count} microbatches, {stages} stages"}
@@ -138,11 +140,11 @@ def measured(crew: Crew, sizes: Sizes, piped: Job) -> list[Row]:
             more |= {"parallel_ms": parallel[name], "relayed_ms": times["relayed"]}
             more["fill_ms"] = times["fill"] / sizes.batches
         rows.append(row(way.label, **found, ours_ms=times[name], **more))
-    return rows
+    return rows, piped
 
 
-def best_pipeline(crew: Crew, sizes: Sizes) -> Job:
-    """The quickest schedule, number of microbatches and kind of stages."""
+def best_pipelines(crew: Crew, sizes: Sizes) -> list[Job]:
+    """The three quickest of all schedules, numbers of microbatches and kinds of stages."""
     recipe, found = sizes.of("serial"), {}
     for schedule in ("GPipe", "1F1B"):
         for microbatches in (2, 4, 8, 16):
@@ -154,7 +156,7 @@ def best_pipeline(crew: Crew, sizes: Sizes) -> Job:
                 crew.prepare(job)
                 found[job] = min(crew.once(job) for _ in range(3))
                 crew.forget()
-    return min(found, key=lambda job: found[job])
+    return sorted(found, key=lambda job: found[job])[:3]
 
 
 def described(recipe: Families) -> str:

@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from comparing import Row, told  # pyright: ignore[reportMissingImports]
 from families_recipe import Families, Name
-from families_speed import Sizes, best_pipeline, kept, measured, predicted, weighed
+from families_speed import Sizes, best_pipelines, kept, measured, predicted, weighed
 from families_steps import MIB
 from families_table import Budget, drawn, folder, joined, markdown, wanted
 from workers import Crew  # pyright: ignore[reportMissingImports]
@@ -55,8 +55,7 @@ QUICK = Sizes(TINY, 2, rounds=1, attempts=1, ranks=(2,), compiled=False, weighed
 def speed(sizes: Sizes) -> list[Row]:
     """All rows of time, memory and bytes."""
     with Crew() as crew:
-        piped = best_pipeline(crew, sizes)
-        rows = measured(crew, sizes, piped)
+        rows, piped = measured(crew, sizes, best_pipelines(crew, sizes))
     memory = weighed(sizes, piped)
     for row in rows:
         row["mib"] = memory.get(row["method"])

@@ -12,13 +12,14 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+Key = TypeVar("Key")
 BOTH, FIRST, THREADED = (0, 1), (0,), (2,)
 """Which processes do a job: both ranks, the first rank alone, or the process of two threads."""
 
@@ -114,12 +115,12 @@ class Crew:
         """Drops all jobs and their memory."""
         self.call((0, 1, 2), forget)
 
-    def medians(self, jobs: dict[str, Job], rounds: int) -> dict[str, float]:
+    def medians(self, jobs: Mapping[Key, Job], rounds: int) -> dict[Key, float]:
         """Milliseconds of every job, taken in turn A B A B, after one round to warm up.
 
         A turn is a call that is not timed, which brings the job's data into the caches, and one that is.
         """
-        found: dict[str, list[float]] = {label: [] for label in jobs}
+        found: dict[Key, list[float]] = {label: [] for label in jobs}
         for n in range(rounds + 1):
             for label, job in jobs.items():
                 spent = self.once(job)
