@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from . import draws
 from .body import Body, Driven
 from .chain import State
 from .crossing import Form, crossed, everywhere, told
@@ -326,7 +327,7 @@ class Network(Norms):
         self._solved = {direction: dict(found) for direction, found in solved.items()}
         self.seconds = {direction: list(spent) for direction, spent in seconds.items()}
         try:
-            with torch.random.fork_rng():
+            with draws.apart():
                 yield self
         finally:
             with torch.no_grad():

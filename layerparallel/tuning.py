@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import draws
 from .measure import GradientError, compare, gradients, median, rounds
 from .network import Network
 from .solvers import MGRIT, Serial
@@ -131,7 +132,7 @@ def tune(
 
     def gradient(solver: Serial | MGRIT) -> None:
         network.zero_grad(set_to_none=True)
-        with torch.random.fork_rng(), network.solved_by(solver):  # the same masks every time
+        with draws.apart(), network.solved_by(solver):  # the same masks every time
             criterion(network(x), y).backward()
 
     try:

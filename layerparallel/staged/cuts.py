@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import draws
 from ..errors import InputError
 from ..fields import plain_attention
 from .pieces import Piece
@@ -113,7 +114,7 @@ def _operations(pieces: Sequence[Piece], example: Any) -> list[int]:
     found, value = [], example
     try:
         # Attention's fast path is one operation that nobody counts.
-        with torch.no_grad(), torch.random.fork_rng(), plain_attention(True):
+        with torch.no_grad(), draws.apart(), plain_attention(True):
             for piece in pieces:
                 piece.module.eval()
                 with FlopCounterMode(display=False) as counter, Written() as written:

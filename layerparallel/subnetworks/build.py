@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from .. import draws
 from ..errors import InputError
 from ..staged.pieces import Piece, named_modules, pieces_of
 from .batched import alike
@@ -82,8 +82,7 @@ def parareal_network(
     first, last = first if opening is None else opening, last if closing is None else closing
     ends = cut(layers, states, first, last, subnetworks, cuts)
     parts = _Parts(layers, states, ends)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with draws.apart(seed):
         coarse_parts = [parts.coarse(j, coarse, coarse_depth) for j in range(1, subnetworks)]
         prepared = [parts.preprocessing(j, preprocessing) for j in range(2, subnetworks + 1)]
     rows = parts.described(prepared, coarse_parts)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import draws
 from ..errors import InputError
 from ..fields import plain_attention
 from ..staged.pieces import Piece
@@ -54,7 +55,7 @@ def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
     modes = {part: part.training for module in modules for part in module.modules()}
     try:
         # Attention's fast path is one operation that nobody counts.
-        with torch.no_grad(), torch.random.fork_rng(), plain_attention(True):
+        with torch.no_grad(), draws.apart(), plain_attention(True):
             for part in modes:
                 part.training = False
             yield

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layerparallel import draws
 from layerparallel.layerwise import load_optimizer_state_dict, optimizer_state_dict
 from layerparallel.training.auxiliary.filters import Filter, Shape
 from layerparallel.training.auxiliary.store import Rows
@@ -54,8 +55,7 @@ class Generators:
         self.filters = filters
         self.networks: dict[int, nn.Module] = {}
         for k, shape in shapes.items():
-            with torch.random.fork_rng():
-                torch.manual_seed(torch.initial_seed() + k)
+            with draws.apart(torch.initial_seed() + k):
                 made = build(tuple(example.shape[1:]), filters[k].shape(shape))
             self.networks[k] = made.to(example.device, dtype)
         self.optimizers = {k: optimizer(list(n.parameters())) for k, n in self.networks.items()}

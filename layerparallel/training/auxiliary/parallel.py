@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from layerparallel import draws
 from layerparallel.data.augment import Drawn
-from layerparallel.training.auxiliary import draws
 from layerparallel.training.auxiliary.filters import Filter
 from layerparallel.training.auxiliary.generators import Generators
 from layerparallel.training.auxiliary.propagation import Forms
@@ -112,7 +112,7 @@ class Parallel:
         found = torch.zeros(2, dtype=torch.float64, device=x.device)  # loss and correct
         record = None
         for k in mine:
-            with draws.of_stage(seed, k, x.device):
+            with draws.apart(seed + k, x.device):
                 end, gradient = network.stage(k)(starts.get(k, x)), None
                 if k == network.count - 1:
                     correct, end = count_correct(end, y), self.criterion(end, y)

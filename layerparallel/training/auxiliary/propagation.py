@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from layerparallel import draws
 from layerparallel.crossing import told
 from layerparallel.errors import InputError
-from layerparallel.training.auxiliary import draws
 from layerparallel.training.auxiliary.filters import Shape
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _states(staged: Staged, x: Tensor, forms: Forms, seed: int) -> Iterator[tupl
         if k > 0:
             yield k, u
         if k < staged.count - 1:
-            with draws.of_stage(seed, k, x.device):
+            with draws.apart(seed + k, x.device):
                 u = staged.stage(k)(u)
     if mine.stop < staged.count:
         group.exchange([(group.rank + 1, u.contiguous())], [])
@@ -108,7 +108,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     modes = [(each, each.training) for each in module.modules()]
     buffers = [(each, each.clone()) for each in module.buffers()]
     try:
-        with torch.random.fork_rng():
+        with draws.apart():
             yield
     finally:
         with torch.no_grad():
