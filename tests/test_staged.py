@@ -127,6 +127,37 @@ def test_transitions_batch_norm_and_dropout(family, stages):
     assert torch.equal(staged.eval()(x), twin.eval()(x))
 
 
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_channels_last_weights_keep_states_and_gradients_so(shortcut):
+    """Also where a stage begins with a state, and goes back with a gradient, in the usual order."""
+    torch.manual_seed(0)
+    net = resnet(14, width=2, shortcut=shortcut).double()
+    x = torch.randn(6, 3, 8, 8, dtype=torch.float64)
+    staged, plain = channels_last(Staged(copy.deepcopy(net), 3, x)), Staged(net, 3, x)
+    seen: list[Tensor] = []
+
+    def see(module: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
+        seen.append(given[0])
+        output.register_hook(seen.append)
+
+    for module in staged.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            module.register_forward_hook(see)
+    found = []
+    for stages in (plain, staged):
+        u, ends = x, []
+        for k in range(3):
+            start = u.detach().contiguous().requires_grad_()
+            u = stages.stage(k)(start)
+            u.backward(torch.ones_like(u, memory_format=torch.contiguous_format))
+            ends += [u.detach(), start.grad]
+        found.append([*ends, *(p.grad for p in stages.parameters())])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
+    assert len(seen) == 2 * 13  # convolutions of 3x3, forward and back
+    for a in seen:
+        assert a.is_contiguous(memory_format=torch.channels_last), a.stride()
+
+
 def test_training_is_that_of_the_plain_network():
     states = []
     for stages in (None, 1, 3):

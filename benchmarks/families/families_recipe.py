@@ -94,7 +94,7 @@ class Families(Base):
             return self.backprop(data, network.distribute(team.layer, self.holders), team)
         prepare = self.prepare(data)
         return AuxiliaryMethod(
-            Staged(case.network(), self.ranks, example).distribute(team.layer),
+            Staged(case.plain(), self.ranks, example).distribute(team.layer),
             self.settings,
             self.task.loss,
             self.optimizer,

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ..chain import State
 from ..crossing import Form, crossed, everywhere, told
@@ -71,14 +72,17 @@ class Staged(Norms):
     def stage(self, k: int) -> Callable[[Any], Any]:
         """Stage k as a function from its first state, (B, ...), the input for k = 0, to its last.
 
-        Called, it raises RuntimeError where the stage is on another rank.
+        Called, it raises RuntimeError where the stage is on another rank. Where its weights lie in
+        memory channels-last, so do its states and their gradients, whatever it is given.
         """
         pieces = self._of(k)
+        last = _channels_last(pieces)
 
         def through(value: Any) -> Any:
+            value = tree_map_only(Tensor, _placed, value) if last else value
             for piece in pieces:
                 value = piece(value)
-            return value
+            return tree_map_only(Tensor, _kept, value) if last else value
 
         return through
 
@@ -183,3 +187,25 @@ class Staged(Norms):
     def extra_repr(self) -> str:
         """The number of pieces of every stage."""
         return f"stages of {', '.join(str(len(stage)) for stage in self._stages)} pieces"
+
+
+# ---- memory -------------------------------------------------------------------------------------
+
+
+def _channels_last(pieces: Sequence[Piece]) -> bool:
+    """Whether the first weight of a 2-d convolution of which it can be told is channels-last."""
+    weights = (p for piece in pieces for p in piece.module.parameters() if p.dim() == 4)
+    for weight in weights:
+        first, last = weight.is_contiguous(), weight.is_contiguous(memory_format=torch.channels_last)
+        if first != last:
+            return last
+    return False
+
+
+def _placed(a: Tensor) -> Tensor:
+    return a.contiguous(memory_format=torch.channels_last) if a.dim() == 4 else a
+
+
+def _kept(a: Tensor) -> Tensor:
+    """With a gradient that will lie in memory as the tensor does."""
+    return Form.of(a).like(a)

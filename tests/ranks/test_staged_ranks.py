@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from layerparallel.group import ALONE, Group, Link, virtual
 from layerparallel.models import resnet
 from layerparallel.models.vae import Reconstruction, resnet_vae, vae_loss
+from layerparallel.recipes.base import channels_last
 from layerparallel.staged import Staged
 
 STATES = ["dense tanh", "unlike", "verlet", "timed rk4", "convolution tanh", "step function"]
@@ -29,14 +30,15 @@ def made(kind: str, stages: int | Sequence[int], seed: int = 0) -> tuple[Staged,
     generator = torch.Generator().manual_seed(seed + 1)
     if kind in BY_NAME:
         return Staged(BY_NAME[kind].network(6, seed=seed), stages), BY_NAME[kind].input(6)
-    if kind == "resnet":
+    if kind in ("resnet", "channels last"):
         net, shape = resnet(14, width=2), (6, 3, 8, 8)
     elif kind == "vae":
         net, shape = resnet_vae(14, 3, size=8, width=2), (6, 1, 8, 8)
     else:
         net, shape = several_chains(4), (5, 3)
     x = torch.rand(shape, dtype=torch.float64, generator=generator)
-    return Staged(net.double(), stages, x), x
+    staged = Staged(net.double(), stages, x)
+    return channels_last(staged) if kind == "channels last" else staged, x
 
 
 def pull_back(output: Any, x: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ def alike(ranks: list[Found], one: Found) -> None:
         assert found.own == [n if k == rank else 0 for k, n in enumerate(one.own)]
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vae", "several chains"])
+@pytest.mark.parametrize("kind", ["resnet", "channels last", "vae", "several chains"])
 @pytest.mark.parametrize("stages", [2, 3])
 def test_training_on_ranks_is_that_of_one_process(pool, kind, stages):
     alike(pool.run(stages, trained, kind, stages), trained(ALONE, kind, stages))
