@@ -20,6 +20,7 @@ from layerparallel.fields import as_given, as_state
 from layerparallel.group import ALONE
 from layerparallel.layerwise import optimizer_state
 from layerparallel.models import resnet, wide_resnet
+from layerparallel.recipes.base import channels_last
 from layerparallel.staged import Staged
 from layerparallel.staged.cuts import ENTRY, costs
 from layerparallel.training.backprop import Backprop
