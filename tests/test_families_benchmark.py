@@ -14,6 +14,7 @@ from layerparallel import data, record, trainer
 from layerparallel.errors import InputError
 
 bench = scripts.script("benchmarks", "families", "run.py")
+chain = scripts.script("benchmarks", "families", "case.py")
 METHODS = ["serial", "data", "pipeline", "mgrit", "penalty", "augmented", "parareal"]
 
 
@@ -91,13 +92,13 @@ def timed(tmp_path):
     return path
 
 
-def written(folder: Path, accuracy: float, **other: Any) -> None:
+def written(folder: Path, accuracy: float, more: dict[str, float] | None = None, **other: Any) -> None:
     """A run that has ended."""
     with record.Record(record.new_folder(folder)) as file:
         file.append("start", options={**bench.Families().options(), **other})
         for epoch in range(3):
             file.append("epoch", phase=0, epoch=epoch, validation_accuracy=accuracy - 0.1 * (2 - epoch))
-    record.write_summary(folder, {"validation_accuracy": accuracy})
+    record.write_summary(folder, {"validation_accuracy": accuracy, **(more or {})})
 
 
 def test_the_commands_train_everything_once(timed, tmp_path):
@@ -123,12 +124,15 @@ def test_the_table_joins_speeds_and_accuracies(timed, tmp_path):
         written(runs / "serial" / "10epochs" / f"seed{seed}", accuracy)
     written(runs / "serial" / "11epochs" / "seed0", 0.58)
     written(runs / "parareal" / "11epochs" / "seed0", 0.57)
+    parallel = {"validation_accuracy_parallel": 0.56, "fallbacks": 785}  # in 1570 steps of two solves
+    written(runs / "mgrit" / "10epochs" / "seed0", 0.53, parallel)
     rows = {row["method"]: row for row in json.loads(printed("--table", "--json", *flags))}
     for exact in ("serial", "data", "pipeline"):
         assert rows[exact]["equal_epochs"]["accuracy"] == pytest.approx(55)
         assert rows[exact]["equal_epochs"]["seeds"] == 2
     assert rows["data"]["equal_time"] == {
         "epochs": 11, "accuracy": pytest.approx(58), "seeds": 1, "spread": 0.0,
+        "parallel": None, "fallbacks": 0.0,
     }  # fmt: skip
     assert rows["serial"]["equal_time"]["epochs"] == 6
     assert rows["serial"]["equal_time"]["accuracy"] is None
@@ -137,9 +141,21 @@ def test_the_table_joins_speeds_and_accuracies(timed, tmp_path):
     text = printed("--table", *flags)
     assert "55.0 ± 5.0" in text
     assert "57.0 (1 seed) (11 epochs)" in text
+    assert "53.0 (1 seed); in parallel 56.0" in text
+    assert text.count("; 25 % of solves done serially") == 1
     assert "not run" in text
     picture = printed("--plot", str(tmp_path / "all.png"), *flags).strip()
     assert Path(picture).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 16, 64])
+def test_coarse_steps_are_no_longer_than_one(ranks):
+    found = chain.hierarchies(64, ranks, 4.0)
+    assert found
+    for interval, levels in found:
+        assert interval ** (levels - 1) * 4.0 / 64 <= 1
+        assert interval ** (levels - 1) * 2 <= 64
+    assert found[0][0] == max(2, min(64 // ranks, 16))
 
 
 def test_a_run_of_another_network_is_refused(timed, tmp_path):

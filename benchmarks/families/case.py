@@ -76,8 +76,17 @@ def multigrid(depth: int, interval: int, levels: int = 2) -> lp.Split:
     return lp.Split(forward=solver("picard", 2), adjoint=solver("mean_parameters", None))
 
 
-def hierarchies(depth: int, ranks: int) -> list[tuple[int, int]]:
+def longest(depth: int, T: float) -> int:
+    """Layers in the longest interval: a coarse step is no longer than 1.
+
+    With steps of 2 the guard rejected 1121 of 3140 solves of a training, those of late epochs.
+    """
+    return max(2, int(depth / T))
+
+
+def hierarchies(depth: int, ranks: int, T: float) -> list[tuple[int, int]]:
     """Layers in an interval, and levels, that so many ranks may have."""
-    least = max(2, depth // ranks)
-    two = [(m, 2) for m in (least, 2 * least, 4 * least, 8 * least) if 2 * m <= depth]
-    return [*two, *((m, 3) for m in (least, 2 * least) if m >= 2 and m * m * 2 <= depth)]
+    most = longest(depth, T)
+    least = min(max(2, depth // ranks), most)
+    two = [(m, 2) for m in (least, 2 * least, 4 * least, 8 * least) if m <= most and 2 * m <= depth]
+    return [*two, *((m, 3) for m in (least, 2 * least) if m * m <= most and m * m * 2 <= depth)]

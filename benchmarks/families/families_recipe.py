@@ -43,7 +43,7 @@ class Families(Base):
     """Who trains it. Pipelines and data parallelism are exact: their numbers are those of "serial"."""
     ranks: int = 2
     """Over which the method shares the network."""
-    interval: int = 32
+    interval: int = 16
     """Layers in an interval of multigrid."""
     levels: int = 2
     """Of multigrid."""

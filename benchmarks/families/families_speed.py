@@ -82,7 +82,8 @@ class Sizes:
 
     def of(self, method: str, ranks: int = 2) -> Families:
         """The recipe of a row, on as few images as are timed."""
-        count, interval = self.batches * self.recipe.batch, max(2, self.recipe.depth // ranks)
+        count = self.batches * self.recipe.batch
+        interval, _ = hierarchies(self.recipe.depth, ranks, self.recipe.T)[0]
         return replace(
             self.recipe,
             method=method,
@@ -271,7 +272,9 @@ def by_ranks(sizes: Sizes, name: str, ranks: int, link: Link, rounds: int) -> Ro
         kinds: tuple[Literal["every", "last"], ...] = ("every", "last")
         settings = {f"coarse network on {h}": replace(recipe, holders=h) for h in kinds}
     elif name == "mgrit":
-        tried = [replace(recipe, interval=m, levels=n) for m, n in hierarchies(recipe.depth, ranks)]
+        tried = [
+            replace(recipe, interval=m, levels=n) for m, n in hierarchies(recipe.depth, ranks, recipe.T)
+        ]
         settings = {described(each): each for each in tried}
     found = {setting: foreseen(each, link, rounds) for setting, each in settings.items()}
     setting = min(found, key=lambda each: found[each].milliseconds)

@@ -57,14 +57,23 @@ def wanted(rows: Sequence[Row], budget: Budget) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy in percent over the seeds there are."""
+    """Accuracy in percent over the seeds there are.
+
+    Args:
+        mean, spread: propagated serially.
+        parallel: mean, propagated as in training; None where that is the same.
+        fallbacks: solves in a step of training that the guard had done serially.
+    """
 
     mean: float
     spread: float
     seeds: int
+    parallel: float | None
+    fallbacks: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" + (f" ± {self.spread:.1f}" if self.seeds > 1 else " (1 seed)")
+        text = f"{self.mean:.1f}" + (f" ± {self.spread:.1f}" if self.seeds > 1 else " (1 seed)")
+        return text if self.parallel is None else f"{text}; in parallel {self.parallel:.1f}"
 
 
 def score(runs: Path, method: str, epochs: int, options: dict[str, Any]) -> Score | None:
@@ -73,7 +82,7 @@ def score(runs: Path, method: str, epochs: int, options: dict[str, Any]) -> Scor
     Raises:
         InputError: a run has other options than the table's.
     """
-    found = []
+    found, parallel, fallbacks = [], [], []
     for path in sorted(folder(runs, method, epochs, 0).parent.glob("seed*")):
         summary = record.read_summary(path)
         if summary is None:
@@ -86,7 +95,19 @@ def score(runs: Path, method: str, epochs: int, options: dict[str, Any]) -> Scor
                     f"{value}: move it away, or train it again."
                 )
         found.append(100 * summary["validation_accuracy"])
-    return Score(statistics.mean(found), statistics.pstdev(found), len(found)) if found else None
+        if summary.get("validation_accuracy_parallel") is not None:
+            parallel.append(100 * summary["validation_accuracy_parallel"])
+        steps = epochs * -(-options["training"] // options["batch"])
+        fallbacks.append(summary.get("fallbacks", 0) / steps)
+    if not found:
+        return None
+    return Score(
+        statistics.mean(found),
+        statistics.pstdev(found),
+        len(found),
+        statistics.mean(parallel) if parallel else None,
+        statistics.mean(fallbacks),
+    )
 
 
 def joined(rows: Sequence[Row], runs: Path, budget: Budget, options: dict[str, Any]) -> list[Row]:
@@ -106,6 +127,7 @@ def joined(rows: Sequence[Row], runs: Path, budget: Budget, options: dict[str, A
             row[key] = {"epochs": count, "accuracy": None, "seeds": 0}
             if got is not None:
                 row[key] |= {"accuracy": got.mean, "spread": got.spread, "seeds": got.seeds}
+                row[key] |= {"parallel": got.parallel, "fallbacks": got.fallbacks}
         found.append(row)
     return found
 
@@ -133,13 +155,16 @@ def _cells(row: Row, ranks: Sequence[int]) -> list[str]:
     kept = f" + {row['kept_mib']:.0f}" if row["kept_mib"] else ""
     cells.append(NOT_RUN if row["mib"] is None else f"{row['mib']:.0f}{kept}")
     cells.append(f"{row['bytes_sent'] / 1e6:.2f}" if row["bytes_sent"] else "–")
-    return [*cells, row["gradient"]]
+    fallbacks = row["equal_epochs"].get("fallbacks", 0.0)
+    serial = f"; {100 * fallbacks / 2:.0f} % of solves done serially" if fallbacks else ""
+    return [*cells, row["gradient"] + serial]
 
 
 def _accuracy(found: Row, epochs: bool) -> str:
     if found["accuracy"] is None:
         return NOT_RUN
-    text = str(Score(found["accuracy"], found["spread"], found["seeds"]))
+    names = ("accuracy", "spread", "seeds", "parallel", "fallbacks")
+    text = str(Score(*(found[name] for name in names)))
     return f"{text} ({found['epochs']} epochs)" if epochs else text
 
 
