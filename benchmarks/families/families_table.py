@@ -95,8 +95,9 @@ def score(runs: Path, method: str, epochs: int, options: dict[str, Any]) -> Scor
                     f"{value}: move it away, or train it again."
                 )
         found.append(100 * summary["validation_accuracy"])
-        if summary.get("validation_accuracy_parallel") is not None:
-            parallel.append(100 * summary["validation_accuracy_parallel"])
+        parallel.append(
+            100 * summary.get("validation_accuracy_parallel", summary["validation_accuracy"])
+        )
         steps = epochs * -(-options["training"] // options["batch"])
         fallbacks.append(summary.get("fallbacks", 0) / steps)
     if not found:
@@ -105,7 +106,7 @@ def score(runs: Path, method: str, epochs: int, options: dict[str, Any]) -> Scor
         statistics.mean(found),
         statistics.pstdev(found),
         len(found),
-        statistics.mean(parallel) if parallel else None,
+        statistics.mean(parallel) if parallel != found else None,
         statistics.mean(fallbacks),
     )
 
