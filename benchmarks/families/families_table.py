@@ -16,6 +16,8 @@ from layerparallel.errors import InputError
 from layerparallel.report.drawing import Curve, colour, plot, sheet
 
 NOT_RUN = "not run"
+ACCURACIES = "validation_accuracy", "validation_accuracy_parallel"
+"""Of a run's summary: propagated serially, and as in training where that differs."""
 Row = dict[str, Any]
 
 
@@ -94,10 +96,9 @@ def score(runs: Path, method: str, epochs: int, options: dict[str, Any]) -> Scor
                     f"The run {path} was trained with {name} = {theirs.get(name)}, the table is of "
                     f"{value}: move it away, or train it again."
                 )
-        found.append(100 * summary["validation_accuracy"])
-        parallel.append(
-            100 * summary.get("validation_accuracy_parallel", summary["validation_accuracy"])
-        )
+        serially, other = summary[ACCURACIES[0]], summary.get(ACCURACIES[1])
+        found.append(100 * serially)
+        parallel.append(100 * (serially if other is None else other))
         steps = epochs * -(-options["training"] // options["batch"])
         fallbacks.append(summary.get("fallbacks", 0) / steps)
     if not found:
