@@ -15,7 +15,6 @@ sys.path.append(str(Path(__file__).parents[1] / "ranks"))
 import cases  # pyright: ignore[reportMissingImports]
 
 import layerparallel as lp
-from layerparallel.recipes.base import channels_last
 from layerparallel.solvers.cycles import Solver
 
 
@@ -56,10 +55,6 @@ class Case(cases.Case):
         torch.manual_seed(self.seed)
         body = lp.chain(self.layer(), self.depth, T=self.T)
         return lp.Network(self.opening(), body, self.closing(), solver or lp.Serial())
-
-    def plain(self) -> nn.Module:
-        """As ordinary PyTorch, channels last, which takes a tenth less time."""
-        return channels_last(super().plain())
 
 
 def multigrid(depth: int, interval: int, levels: int = 2) -> lp.Split:

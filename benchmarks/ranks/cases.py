@@ -15,6 +15,7 @@ from torch.nn import functional
 
 import layerparallel as lp
 from layerparallel.measure import Gradients
+from layerparallel.recipes.base import channels_last
 from layerparallel.solvers.cycles import Solver
 
 BLOCK = 16
@@ -72,8 +73,8 @@ class Case:
         return lp.Network(self.opening(), body, closing, solver or lp.Serial())
 
     def plain(self) -> nn.Module:
-        """The network as ordinary PyTorch."""
-        return self.network().to_serial()
+        """The network as ordinary PyTorch, channels-last, which takes a tenth less time or so."""
+        return channels_last(self.network().to_serial())
 
     def halves(self, closed: bool) -> tuple[nn.Module, nn.Module]:
         """The network cut in the middle: the library's exact steps (`closed`) or plain modules."""
@@ -92,26 +93,36 @@ class Case:
             bodies = [*nets]
         else:
             bodies = [PlainChain(run, h) for run in runs]
-        left = {"opening": whole.opening, "body": bodies[0], "seam": Seam()}
-        right = {"seam": Seam(), "body": bodies[1], "closing": whole.closing}
+        left = {"opening": whole.opening, "body": bodies[0], "seam": Seam(sends=True)}
+        right = {"seam": Seam(sends=False), "body": bodies[1], "closing": whole.closing}
         return nn.Sequential(OrderedDict(left)), nn.Sequential(OrderedDict(right))
 
 
-class _Contiguous(torch.autograd.Function):
+class _Laid(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor) -> Tensor:
-        return u.contiguous().view_as(u)
+    def forward(ctx: Any, u: Tensor, forth: torch.memory_format, back: torch.memory_format) -> Tensor:
+        ctx.back = back
+        return u.contiguous(memory_format=forth).view_as(u)
 
     @staticmethod
-    def backward(ctx: Any, *outgoing: Tensor) -> Tensor:
-        return outgoing[0].contiguous()
+    def backward(ctx: Any, *outgoing: Tensor) -> tuple[Any, ...]:
+        return outgoing[0].contiguous(memory_format=ctx.back), None, None
 
 
 class Seam(nn.Module):
-    """State and adjoint contiguous, as messages must be."""
+    """State and adjoint contiguous where they are messages, and channels-last where they come from one.
+
+    Args:
+        sends: the state; it receives it if not.
+    """
+
+    def __init__(self, sends: bool):
+        super().__init__()
+        formats = (torch.contiguous_format, torch.channels_last)
+        self.formats = formats if sends else formats[::-1]
 
     def forward(self, u: Tensor) -> Tensor:
-        return _Contiguous.apply(u)
+        return _Laid.apply(u, *self.formats)
 
 
 class Opening(nn.Module):
@@ -202,7 +213,7 @@ def on_one_process(rank: int, case: Case, how: str) -> Callable[[], None]:
     net = case.network()
     if how == "Serial()":
         return Gradient(net, x, y)
-    serial = net.to_serial()
+    serial: Any = case.plain()
     return Gradient(
         serial if how == "eager" else CompiledBlocks(serial, case.T / case.depth, torch.tanh), x, y
     )
