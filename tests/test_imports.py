@@ -12,7 +12,7 @@ import layerparallel
 PACKAGE = Path(layerparallel.__file__).parent
 # From the ground up; a module imports only from rows below its own, or from its own row.
 ROWS = [
-    {"errors", "chain", "checks", "repeatable", "workspace", "measure", "group", "norms"},
+    {"errors", "chain", "checks", "repeatable", "draws", "workspace", "measure", "group", "norms"},
     {"solution", "integrators", "fields", "taped", "activations"},
     {"closed_form", "convolution", "dense", "layers"},
     {"generic", "solvers", "cost"},
