@@ -74,8 +74,8 @@ def multigrid(depth: int, interval: int, levels: int = 2) -> lp.Split:
 def longest(depth: int, T: float) -> int:
     """Layers in the longest interval: a coarse step is no longer than 1.
 
-    With steps of 2 the guard rejected 1121 of 3140 solves of a training, and every adjoint from its sixth
-    epoch on.
+    With steps of 2 the guard rejected 1121 of 3140 solves of a training, and every adjoint
+    from its sixth epoch on.
     """
     return max(2, int(depth / T))
 
