@@ -11,8 +11,7 @@ of CIFAR's size; batch 64. On two processes of one thread each: data parallelism
 with one cycle each way, stages with auxiliary variables by the penalty method and by the augmented
 Lagrangian (downsampled; four epochs in which stages train at once to a serial one), and the parareal
 network of two subnetworks. The baseline is serial training on one thread by the quickest of three
-means. Plain modules have their weights channels-last where that is quicker: not in stages, whose
-auxiliary variables are kept another way.
+means. Plain modules, those in stages too, have channels-last weights.
 
 Measured times take turns, A B A B; figures are medians; `capacity` is what two copies of the serial
 training gain side by side. For more processes the same programs run on ranks in virtual time; data
