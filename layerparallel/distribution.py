@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .body import Body
+from .group import Group, layer_group
 from .group.agreement import agree
-from .group.base import Group
 from .group.blocks import Blocks
 from .network import Chains, Network, Output
 from .propagate import interval_length
@@ -51,12 +51,12 @@ def distribute(
         ValueError: ranks disagree on network, weights, solver or versions, tensors are shared between
             parts that go to different ranks, or `layers` does not fit.
     """
-    if isinstance(over, Group):
-        group = over
-    else:
-        from .group.ranks import Ranks
-
-        group = Ranks(over)
+    if not isinstance(network, Network):
+        raise TypeError(
+            f"{type(network).__name__} is no layerparallel.Network; stages and parareal networks have a "
+            "method `distribute` of their own"
+        )
+    group = layer_group(over)
     if not network.group.alone:
         raise ValueError(
             f"the network is distributed over {network.group.size} ranks already; make a new one"

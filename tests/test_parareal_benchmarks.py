@@ -101,6 +101,25 @@ def test_a_run_of_other_options_is_refused(tmp_path):
         rows("--plan", "small", "--runs", str(tmp_path))
 
 
+@pytest.mark.parametrize("text", [None, "no rows", "[]", "{}", "[1, 2]", '[{"name": "x"}]'])
+def test_a_file_without_speeds_is_refused(text, tmp_path):
+    path = tmp_path / "speed.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=r"write them by `layerparallel bench parareal --json > "):
+        rows("--plan", "small", "--speed", str(path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [(["--seeds", "0"], "--seeds 0 is below 1"), (["--runs", "nowhere"], "--runs nowhere is no folder")],
+)
+def test_flags_that_find_nothing_are_refused(flags, says, capsys):
+    with pytest.raises(SystemExit):
+        tables.main(["--plan", "small", *flags])
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("plan", ["small", "paper"])
 def test_the_commands_are_ones_that_the_command_line_takes(plan, tmp_path):
     text = printed(tables.main, ["--plan", plan, "--commands", "--seeds", "1", "--runs", "R"])

@@ -71,7 +71,7 @@ def test_a_run_trains_and_one_that_was_broken_ends_bitwise_the_same(options, tmp
     again = recipes.rebuild(started["recipe"], started["options"])
     trainer.resume(again.build(), tmp_path / "broken")
     assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "broken"))
-    interfaces = recipe.count - 1 if recipe.method == "parareal" else 0
+    interfaces = recipe.subnetworks - 1 if recipe.method == "parareal" else 0
     assert len(epochs[-1].get("corrections", [])) == interfaces
     assert all(size > 0 for size in epochs[-1].get("corrections", []))
 
@@ -122,6 +122,7 @@ def test_the_jumps_are_those_of_the_equations():
         ({"subnetworks": 0}, "subnetworks = 0 is below 1"),
         ({"subnetworks": 100}, "100 subnetworks cannot be made"),
         ({"coarse_depth": 0}, "coarse_depth = 0 is below 1"),
+        ({"cuts": (5,), "subnetworks": 3}, "1 cuts make 2 subnetworks, not 3; give 2 cuts, or 2 subn"),
         ({"method": "warp", "family": "vgg"}, "no residual units"),
         ({"depth": 15}, "depth 15 is none of a ResNet"),
         ({"decay": -1.0}, "decay = -1.0 is not a number of at least 0"),

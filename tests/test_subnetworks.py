@@ -4,7 +4,7 @@ import copy
 import pickle
 from collections.abc import Sequence
 from itertools import combinations, pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import BY_NAME, Block, pull_back
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import layerparallel as lp
 from layerparallel.errors import InputError
 from layerparallel.fields import as_given, as_state
+from layerparallel.group import ALONE
 from layerparallel.models import preactivation_resnet, resnet, vgg16, wide_resnet
 from layerparallel.staged import Staged
 from layerparallel.staged.cuts import costs
@@ -233,7 +235,11 @@ def test_many_small_parts_are_one_batch(name):
 def test_parts_that_differ_are_computed_in_turn():
     torch.manual_seed(0)
     x = torch.randn(5, 4, dtype=torch.float64)
-    for scales, runs in (([0.1] * 9, (range(9),)), ([0.1] * 8 + [0.2], ())):
+    odd_one_in = {4: (), 8: (range(8),)}
+    for scales, runs in (
+        ([0.1] * 9, (range(9),)),
+        *(([0.1] * n + [0.2] + [0.1] * (8 - n), runs) for n, runs in odd_one_in.items()),
+    ):
         net = nn.Sequential(*[Scaled(scale) for scale in scales]).double()
         made = parareal_network(net, 9, x)
         assert made.alike == runs
@@ -258,6 +264,67 @@ def test_what_is_computed_in_turn(kind):
     cuts = [n * len(part) for n in range(1, 9)]
     made = parareal_network(net, 9, torch.randn(5, 4), cuts=cuts, closing=len(net))
     assert made.alike == ()
+
+
+class Unlike(nn.Module):
+    """A residual block that is unlike its brothers where only training, or a gradient, shows it."""
+
+    def __init__(self, kind: str, odd: bool):
+        super().__init__()
+        self.kind, self.odd, self.linear, self.calls = kind, odd, nn.Linear(4, 4), 0
+        if kind == "closure":
+            self.act = (lambda v: v.detach() + v) if odd else (lambda v: v + v)
+
+    def forward(self, u: Tensor) -> Tensor:
+        given = u.detach() if self.kind == "gradient" and self.odd else u
+        v = torch.tanh(self.linear(given))
+        if self.kind == "mode" and self.training:
+            v = v * (3 if self.odd else 2)
+        if self.kind == "counter":
+            self.calls += 1
+        if self.kind == "random":
+            v = v * (torch.rand(len(v), 1, dtype=v.dtype) < 0.5) if self.training else v
+        return u + (self.act(v) if self.kind == "closure" else v)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "mode", "counter", "random", "closure"])
+def test_blocks_that_differ_unseen_are_computed_in_turn(kind):
+    torch.manual_seed(0)
+    net = nn.Sequential(*[Unlike(kind, odd=n == 4) for n in range(9)]).double()
+    made = parareal_network(net, 9, x := torch.randn(5, 4, dtype=torch.float64), opening=0, closing=9)
+    assert made.alike == ()
+    if kind == "random":
+        assert made(x).isfinite().all()
+    else:
+        gradients_agree(made, net, x)
+    if kind == "counter":
+        assert len({block.calls for block in net}) == 1
+
+
+@pytest.mark.parametrize("change", ["setting", "hook", "mode", "pruned", "replaced", "frozen"])
+def test_blocks_that_are_changed_later_are_computed_in_turn(change):
+    torch.manual_seed(0)
+    net = nn.Sequential(*[Scaled(0.1) for _ in range(9)]).double()
+    made = parareal_network(net, 9, x := torch.randn(5, 4, dtype=torch.float64), opening=0, closing=9)
+    assert made.alike == (range(9),)
+    called = []
+    if change == "setting":
+        cast(Scaled, net[4]).scale = 0.3
+    elif change == "hook":
+        for block in net:
+            block.register_forward_hook(lambda *_: called.append(1))
+    elif change == "mode":
+        net[3].eval()
+    elif change == "pruned":
+        prune.l1_unstructured(net[2].linear, "weight", 0.5)
+        with torch.no_grad():
+            made(x)  # leaves a weight that can be copied
+    elif change == "replaced":
+        made.pieces(3)[0].holder._modules["2"] = net[2] = Block(4).double()
+    else:
+        net[5].requires_grad_(False)
+    gradients_agree(made, net, x)
+    assert len(called) == (18 if change == "hook" else 0)  # the formula calls them, too
 
 
 @pytest.mark.parametrize("name", ["timed rk4", "tied"])
@@ -331,6 +398,41 @@ def test_new_weights_come_from_the_seed_and_disturb_nothing():
         assert torch.equal(a[name], b[name])
     for name in weights:
         assert not torch.equal(a[name], c[name])
+
+
+def test_new_parts_of_a_frozen_network_learn():
+    class Drawn(Block):
+        def reset_parameters(self, std: float) -> None:  # nobody knows which
+            raise AssertionError
+
+    net = nn.Sequential(nn.Linear(3, 4), *[Drawn(4) for _ in range(4)], nn.Linear(4, 2))
+    made = parareal_network(net.requires_grad_(False), 2, torch.randn(5, 3))
+    old = {id(p) for p in net.parameters()}
+    learning = {id(p): p.requires_grad for p in made.parameters()}
+    assert [learning[key] for key in old] == [False] * len(old)
+    assert [*{learning[key] for key in learning.keys() - old}] == [True]
+
+
+def test_hooks_of_a_sequence_are_called():
+    torch.manual_seed(0)
+    inside = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    inside.register_forward_pre_hook(lambda module, given: (2 * given[0],))
+    net, x = nn.Sequential(nn.Linear(3, 4), inside, nn.Linear(4, 2)), torch.randn(5, 3)
+    assert torch.equal(parareal_network(net, 1, x)(x), net(x))
+    net.register_forward_hook(lambda module, given, value: -value)
+    with pytest.raises(TypeError, match="Sequential has hooks, which would not be called once it is"):
+        parareal_network(net, 1, x)
+
+
+def test_parts_are_made_without_autocasting():
+    net, x = (
+        nn.Sequential(nn.Linear(3, 4), *[Block() for _ in range(4)], nn.Linear(4, 2)),
+        torch.randn(5, 3),
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        made = parareal_network(net, 2, x)
+    assert {p.dtype for p in made.parameters()} == {torch.float32}
+    assert made(x).dtype == torch.float32
 
 
 def test_building_leaves_modes_and_statistics():
@@ -508,7 +610,7 @@ class Odd(nn.Module):
             "6 subnetworks cannot be made of the 5 layers between opening and closing; use from 1 to 5.",
         ),
         (0, {}, "0 subnetworks are too few; use 1 or more."),
-        (3, {"cuts": [2]}, "1 cuts make 2 subnetworks, not 3; give 2 cuts."),
+        (3, {"cuts": [2]}, "1 cuts make 2 subnetworks, not 3; give 2 cuts, or 2 subnetworks."),
         (
             2,
             {"cuts": [1]},
@@ -544,6 +646,27 @@ class Odd(nn.Module):
             "The preprocessing C^2 makes a dict of a state of shape (3,), where (4,) of torch.float32 "
             "on cpu is needed; give another by preprocessing=.",
         ),
+        (2.0, {}, "subnetworks = 2.0 is no whole number: give one."),
+        (True, {}, "subnetworks = True is no whole number"),
+        (2, {"seed": 1.5}, "seed = 1.5 is no whole number"),
+        (2, {"cuts": 5}, "cuts = 5 is no sequence of whole numbers: give N - 1 growing"),
+        (2, {"cuts": [2.5]}, "cuts = [2.5] is no sequence of whole numbers"),
+        (2, {"coarse": nn.Linear(4, 4)}, "coarse is a Linear, where a function that makes each part"),
+        (
+            2,
+            {"example": torch.randn(5, 2)},
+            "Piece 0 of the network, Linear, cannot take the example, there (2,) of torch.float32 on "
+            "cpu (RuntimeError: mat1 and mat2 shapes cannot be multiplied (5x2 and 3x4)); give an "
+            "example like the network's inputs, samples first.",
+        ),
+        (2, {"example": torch.randn(5, 3).double()}, "Piece 0 of the network, Linear, cannot take the"),
+        (
+            2,
+            {"example": None},
+            "Piece 0 of the network, Linear, cannot take the example, there a NoneType",
+        ),
+        (2, {"example": torch.randn(0, 3)}, "The example of shape (0, 3) has no samples: give at least"),
+        (2, {"example": torch.tensor(1.0)}, "The example of shape () has no samples: give at least one"),
         (
             2,
             {"coarse": lambda j, a, b: torch.tanh},
@@ -554,15 +677,16 @@ class Odd(nn.Module):
 )
 def test_wrong_input(count, options, text):
     net = nn.Sequential(nn.Linear(3, 4), *[Block() for _ in range(5)], nn.Linear(4, 2))
+    given = {"example": torch.randn(5, 3), **options}
     with pytest.raises(InputError) as raised:
-        parareal_network(net, count, torch.randn(5, 3), **options)
+        parareal_network(net, count, **given)
     assert str(raised.value).startswith(text)
     assert "\n" not in str(raised.value)
 
 
 def test_what_is_no_state_cannot_be_cut():
     net, x = BY_NAME["recurrence"].network(6), BY_NAME["recurrence"].input(6)
-    with pytest.raises(InputError, match="use from 1 to 1"):
+    with pytest.raises(InputError, match=r"whose states are tensors .*; use from 1 to 1"):
         parareal_network(net, 2, x)
     with pytest.raises(InputError, match="What is in front of piece 1, Driven, is no state"):
         parareal_network(net, 2, x, cuts=[3])
@@ -575,6 +699,19 @@ def test_a_shape_without_a_default_is_refused():
     )
     with pytest.raises(InputError, match=text):
         parareal_network(net, 2, torch.randn(3, 4), cuts=[2])
+
+
+def test_what_it_is_distributed_over():
+    made = parareal_network(linear([4, 4, 4]), 2, torch.randn(5, 4, dtype=torch.float64))
+    for net in (made, Staged(linear([4, 4, 4]), 2), lp.Network(None, lp.chain(lp.Dense(4), 4), None)):
+        over: Any = None
+        with pytest.raises(
+            InputError, match="cannot be distributed over a NoneType: give one dimension"
+        ):
+            net.distribute(over) if not isinstance(net, lp.Network) else lp.distribute(net, over)
+    other: Any = made
+    with pytest.raises(TypeError, match="PararealNetwork is no layerparallel"):
+        lp.distribute(other, ALONE)
 
 
 def test_names_that_are_taken_are_refused():

@@ -1,5 +1,6 @@
 """The one loop: what it records, that it resumes bitwise, that watching it changes nothing."""
 
+import io
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from layerparallel.checkpoint import CheckpointError
 from layerparallel.errors import InputError
 from layerparallel.evaluate import accuracy, logits, residuals_per_cycle
 from layerparallel.network import Network
-from layerparallel.progress import Silent
+from layerparallel.progress import Plain, Silent
 from layerparallel.training.backprop import Backprop
 
 
@@ -196,7 +197,11 @@ def test_a_half_written_checkpoint_is_passed_over_on_resume(tmp_path, monkeypatc
     assert latest is not None
     assert latest.moment.epoch == 2
     (latest.path / checkpoint.MANIFEST).unlink()
-    trainer.resume(run, broken)
+    said = io.StringIO()
+    trainer.resume(run, broken, Plain(said))
+    lines = said.getvalue().splitlines()
+    assert lines[0].startswith(f"passed over: The checkpoint {latest.path}")
+    assert lines[1].startswith(f"goes on from {broken}")
     assert small.same(small.final_state(tmp_path / "whole"), small.final_state(broken))
 
 

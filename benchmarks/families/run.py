@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "auxiliary"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import Row, told  # pyright: ignore[reportMissingImports]
+from comparing import Row, told, written  # pyright: ignore[reportMissingImports]
 from families_recipe import Families, Name
 from families_speed import Sizes, best_pipelines, kept, measured, predicted, weighed
 from families_steps import MIB
@@ -44,9 +44,9 @@ from families_table import Budget, drawn, folder, joined, markdown, wanted
 from workers import Crew  # pyright: ignore[reportMissingImports]
 
 from layerparallel import progress, record, trainer
-from layerparallel.errors import InputError
 
 SHOWN = ("mark", "ranks", "mib", "kept_mib", "bytes_sent", "capacity", "setting")
+RUNS = Path("runs/families")
 TINY = Families(depth=8, channels=4, batch=8)
 QUICK = Sizes(TINY, 2, rounds=1, attempts=1, ranks=(2,), compiled=False, weighed=("serial", "mgrit"))
 
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a network too small to judge anything by")
     parser.add_argument("--rounds", type=int, default=Sizes.rounds, help="turns that are timed")
     parser.add_argument("--speed", type=Path, help="what this command printed with --json")
-    parser.add_argument("--runs", type=Path, default=Path("runs/families"), help="the rows' runs")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="the rows' runs")
     parser.add_argument("--commands", action="store_true", help="print what trains the rows")
     parser.add_argument("--seeds", type=int, default=3, help="of --commands")
     parser.add_argument("--epochs", type=int, default=Budget.epochs, help="at which all are compared")
@@ -94,7 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--train needs the folder of the run: --run")
         train(args.train, args.epochs, args.seed, args.run)
         return 0
+    if args.seeds < 1:
+        parser.error(f"--seeds {args.seeds} is below 1: give at least 1")
     if args.commands or args.table or args.plot:
+        if args.runs != RUNS and not (args.commands or args.runs.is_dir()):
+            parser.error(
+                f"--runs {args.runs} is no folder: give that of the runs that --commands prints"
+            )
         if args.speed is None:
             parser.error("give the rows that `layerparallel bench families --json` printed: --speed")
         return compared(args, budget)
@@ -105,24 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def timed(path: Path) -> list[Row]:
-    """The rows of a file.
-
-    Raises:
-        InputError: it is not there, or has none.
-    """
-    try:
-        rows = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} has no rows: write them by `layerparallel bench families --json > {path}`."
-        ) from error
-    return rows
-
-
 def compared(args: argparse.Namespace, budget: Budget) -> int:
     """The commands, the table, the picture."""
-    rows = timed(args.speed)
+    rows = written(
+        args.speed, "layerparallel bench families --json", ("method", "ratio", "mark", "ranks")
+    )
     if args.commands:
         for seed in range(args.seeds):
             for method, epochs in wanted(rows, budget):

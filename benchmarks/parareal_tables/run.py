@@ -23,22 +23,29 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from comparing import written  # pyright: ignore[reportMissingImports]
 from parareal_plan import PLANS, Plan, Row
 
 from layerparallel import record
 from layerparallel.report.drawing import Curve, colour, plot, sheet
 
 NOT_RUN = "not run"
+RUNS = Path("runs/parareal")
 Speed = dict[tuple[int | None, int | None, int], tuple[float, str]]
 """Speed-up and mark by depth, width and N."""
 
 
-def speeds(rows: Sequence[dict[str, Any]]) -> Speed:
-    """Of what `bench parareal --json` wrote; of N = 2 the coarse network on every rank."""
+def speeds(path: Path) -> Speed:
+    """Of what `bench parareal --json` wrote; of N = 2 the coarse network on every rank.
+
+    Raises:
+        InputError: there is no such file, or it has no such rows.
+    """
     found: Speed = {}
-    for each in rows:
+    for each in written(path, "layerparallel bench parareal --json", ("case", "ratio", "mark")):
         if each["case"].startswith("parareal") and each["case"].endswith("every"):
             doubt = " (not judged)" if each.get("judged") is False else ""
             found[each["depth"], each["width"], each["count"]] = each["ratio"], each["mark"] + doubt
@@ -128,7 +135,7 @@ def _curve(row: Row, runs: Path, number: int) -> Curve | None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="layerparallel bench parareal_tables", description=__doc__)
     parser.add_argument("--plan", choices=[*PLANS], default="paper")
-    parser.add_argument("--runs", type=Path, default=Path("runs/parareal"), help="the rows' runs")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="the rows' runs")
     parser.add_argument("--speed", type=Path, help="what `bench parareal --json` wrote")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the training losses there")
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
@@ -137,6 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args(argv)
     chosen = PLANS[args.plan]
+    if args.seeds < 1:
+        parser.error(f"--seeds {args.seeds} is below 1: give at least 1")
+    if args.runs != RUNS and not (args.commands or args.runs.is_dir()):
+        parser.error(f"--runs {args.runs} is no folder: give that of the runs that --commands prints")
     if args.commands:
         more = {} if args.device == "cpu" else {"device": args.device}
         print(*commands(chosen, args.seeds, args.runs, more), sep="\n")
@@ -144,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.plot:
         print(drawn(chosen, args.runs, args.plot) or f"Nothing to draw: {args.runs} has no ended runs.")
         return 0
-    speed = speeds(json.loads(args.speed.read_text())) if args.speed else {}
+    speed = speeds(args.speed) if args.speed else {}
     tables = [(plan, lines(plan, args.runs, speed)) for plan in chosen]
     if args.json:
         json.dump([row for _, rows in tables for row in rows], sys.stdout, indent=1)

@@ -7,11 +7,13 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from workers import BOTH, Crew, Job
 
+from layerparallel.errors import InputError
 from layerparallel.measure import Gradients
 
 Row = dict[str, Any]
@@ -97,3 +99,27 @@ def line(found: Row, *keys: str) -> str:
     if found.get("judged") is False:
         parts.append("NOT JUDGED: the machine was not quiet")
     return "  ".join(parts)
+
+
+def written(path: Path, command: str, keys: Sequence[str]) -> list[Row]:
+    """The rows of a file.
+
+    Args:
+        command: that wrote it.
+        keys: which every row has.
+
+    Raises:
+        InputError: it is not there, or is something else.
+    """
+    remedy = f"write them by `{command} > {path}`"
+    try:
+        rows = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} has no rows: {remedy}.") from error
+    if not isinstance(rows, list) or not rows:
+        raise InputError(f"{path} has no rows: {remedy}.")
+    for row in rows:
+        lacking = [key for key in keys if not isinstance(row, dict) or key not in row]
+        if lacking:
+            raise InputError(f"A row of {path} has no {lacking[0]}, so they are others': {remedy}.")
+    return rows

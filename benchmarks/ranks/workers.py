@@ -89,7 +89,9 @@ class Crew:
                 try:
                     failed, found[rank] = self.pipes[rank].recv()
                 except EOFError:
-                    failed, found[rank] = True, "it has ended"
+                    self.processes[rank].join(5)
+                    status = self.processes[rank].exitcode
+                    failed, found[rank] = True, f"it has ended with status {status}"
                 if failed:
                     self._stop()
                     raise RuntimeError(f"process {rank} of the benchmark failed: {found[rank]}")

@@ -314,15 +314,18 @@ def _damage(path: Path, expected: str) -> str | None:
     return None
 
 
-def latest(run: Path, group: Group = ALONE) -> Checkpoint | None:
+def latest(
+    run: Path, group: Group = ALONE, passed: Callable[[CheckpointError], object] | None = None
+) -> Checkpoint | None:
     """The last whole checkpoint of a run, half-written and damaged ones passed over; or None.
 
-    Every rank of the group calls it, and all get the same.
+    Every rank of the group calls it, and all get the same. What is passed over is told to `passed`.
     """
     names: Iterable[str] = group.tell([path.name for path in reversed(_folders(run))], 0)
     for name in names:
         try:
             return load(run / FOLDER / name, group)
-        except CheckpointError:
-            continue
+        except CheckpointError as error:
+            if passed is not None:
+                passed(error)
     return None

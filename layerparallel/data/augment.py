@@ -104,7 +104,7 @@ class Augmentation:
         if self.crop >= min(height, width):
             raise InputError(
                 f"crop = {self.crop} could push a whole image of {height}×{width} pixels out of the "
-                f"window: give at most {min(height, width) - 1}."
+                f"window: give at most {min(height, width) - 1}, larger images, or no augmentation."
             )
         where = generator.device
 

@@ -101,18 +101,13 @@ class Subnetworks(Base):
             raise InputError(
                 f"WarpNet's operator is for one layer rank, not {ranks}: use --layer-ranks 1."
             )
-        if self.method == "parareal" and ranks > 1 and ranks != self.count:
+        if self.method == "parareal" and ranks > 1 and ranks != self.subnetworks:
             raise InputError(
-                f"{self.count} subnetworks, one on each rank, do not fit {ranks} layer ranks: use "
-                f"--layer-ranks {self.count}, or --subnetworks {ranks}."
+                f"{self.subnetworks} subnetworks, one on each rank, do not fit {ranks} layer ranks: use "
+                f"--layer-ranks {self.subnetworks}, or --subnetworks {ranks}."
             )
         self._made(data, team)  # what cannot be made, or cut, is said before anything begins
         return (Phase(self.method, self.epochs, lambda _: self.trained(data, team)),)
-
-    @property
-    def count(self) -> int:
-        """N."""
-        return len(self.cuts) + 1 if self.cuts else self.subnetworks
 
     def picture(self, data: Dataset, network: nn.Module, folder: Path) -> None:
         """Images that the network misses, the surest first."""
@@ -163,7 +158,8 @@ class Subnetworks(Base):
         except (KeyError, RuntimeError) as error:
             raise InputError(
                 f"pretrained = {folder} is a run of another network than {self.family} with depth = "
-                f"{self.depth} and width = {self.width}: give one of this network, by method serial."
+                f"{self.depth} and width = {self.width} for {self.data_set}: give one of this network, "
+                "by method serial."
             ) from error
 
     def example(self, data: Dataset) -> Tensor:
@@ -178,7 +174,7 @@ class Subnetworks(Base):
         """
         return parareal_network(
             self.made(data),
-            self.count,
+            self.subnetworks,
             self.example(data),
             cuts=self.cuts or None,
             coarse_depth=self.coarse_depth,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,15 @@ from ..crossing import Form, crossed, everywhere, told
 from ..distribution import Elsewhere
 from ..errors import InputError
 from ..fields import as_given, as_state
+from ..group import Group, layer_group
 from ..group.agreement import agree
-from ..group.base import Group
 from ..norms import Norms
 from .cuts import cut
 from .numbers import Numbers, draw_on_from, drawing
 from .pieces import Piece, named_modules, pieces_of
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class Staged(Norms):
@@ -145,14 +148,14 @@ class Staged(Norms):
             )
         return state, ([Form.of(a) for a in state], random)
 
-    def distribute(self, group: Group) -> Staged:
+    def distribute(self, over: DeviceMesh | Group) -> Staged:
         """Keeps of the network the stage of this rank alone, in place; on one process all of them.
 
         Every rank makes the whole network with the same seed and calls this; optimisers are made
         afterwards.
 
         Args:
-            group: a layer group of K ranks, or of one.
+            over: the dimension of a device mesh that has K ranks, ``mesh["layer"]``, or one rank.
 
         Returns:
             The network itself.
@@ -165,6 +168,7 @@ class Staged(Norms):
             raise InputError(
                 f"The network is distributed over {self.count} ranks already; make a new one."
             )
+        group = layer_group(over)
         if group.alone:
             return self
         kinds = [type(piece.module).__name__ for piece in self._pieces]

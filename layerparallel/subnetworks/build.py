@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from .trace import Layer, Shape, check, evaluating, is_state, shape_of, through,
 
 Build = Callable[[int, Any, Any], nn.Module]
 """Makes a part from its number j and the shapes of states before and behind it, without samples."""
-OWN = ("preprocessing", "coarse", "holders", "alike")
+OWN = ("preprocessing", "coarse", "holders", "alike", "_pieces", "_ends", "_parts", "_seen", "_group")
 """Names that the parareal form needs for itself."""
 
 
@@ -61,9 +62,18 @@ def parareal_network(
 
     Raises:
         InputError: there are fewer layers than subnetworks, cuts do not fit, a part makes states of
-            another shape than the next one takes, or the coarse depth is below 1.
+            another shape than the next one takes, the network cannot take the example, the coarse depth
+            is below 1, or a number is none.
         TypeError: the network cannot be taken apart.
     """
+    numbers = {"subnetworks": subnetworks, "coarse_depth": coarse_depth, "seed": seed}
+    _check_numbers({**numbers, "opening": opening, "closing": closing}, cuts)
+    for name, build in (("coarse", coarse), ("preprocessing", preprocessing)):
+        if build is not None and (isinstance(build, nn.Module) or not callable(build)):
+            raise InputError(
+                f"{name} is a {type(build).__name__}, where a function that makes each part is needed: "
+                "give one of its number and both shapes, lambda j, before, after: nn.Linear(4, 4)."
+            )
     if coarse_depth < 1:
         raise InputError(f"A coarse depth of {coarse_depth} is below 1: give at least 1.")
     modules = named_modules(network)
@@ -93,6 +103,19 @@ def parareal_network(
     for new in (made.preprocessing, made.coarse):
         new.train(made.training)
     return made
+
+
+def _check_numbers(numbers: dict[str, Any], cuts: Any) -> None:
+    def whole(value: Any) -> bool:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+
+    for name, value in numbers.items():
+        if not whole(value) and (value is not None or name not in ("opening", "closing")):
+            raise InputError(f"{name} = {value!r} is no whole number: give one.")
+    if cuts is not None and not (isinstance(cuts, Sequence) and all(map(whole, cuts))):
+        raise InputError(
+            f"cuts = {cuts!r} is no sequence of whole numbers: give N - 1 growing ones, as [8, 16]."
+        )
 
 
 class _Parts:

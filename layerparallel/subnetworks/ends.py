@@ -88,7 +88,7 @@ def _checked(cuts: list[int], opening: int, closing: int, subnetworks: int) -> t
     if len(cuts) != subnetworks - 1:
         raise InputError(
             f"{len(cuts)} cuts make {len(cuts) + 1} subnetworks, not {subnetworks}; give "
-            f"{subnetworks - 1} cuts."
+            f"{subnetworks - 1} cuts, or {len(cuts) + 1} subnetworks."
         )
     ends = (opening, *cuts, closing)
     if cuts and any(a >= b for a, b in pairwise(ends)):
@@ -106,9 +106,11 @@ def _balanced(
     inside = range(opening, closing)
     starts = [n for n in inside if begins(layers[n]) and is_state(states[n])]
     if subnetworks > len(starts):
+        others = sum(begins(layers[n]) for n in inside) > len(starts)
+        which = " whose states are tensors of floating-point numbers" if others else ""
         raise InputError(
             f"{subnetworks} subnetworks cannot be made of the {len(starts)} layers between opening and "
-            f"closing; use from 1 to {max(1, len(starts))}."
+            f"closing{which}; use from 1 to {max(1, len(starts))}."
         )
     each = costs([layers[n].piece for n in inside], states[opening])
     bounds = [0, *(n - opening for n in starts[1:]), len(each)]

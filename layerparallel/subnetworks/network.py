@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
 from ..fields import as_given, as_state
-from ..group.base import Group
+from ..group import Group, layer_group
 from ..norms import Norms
 from ..staged.pieces import Piece, pieces_of
 from .batched import in_batches
 from .describe import Part, table
 from .ranks import keep_own, propagate
 from .trace import evaluating, through
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 Holders = Literal["every", "last"]
 """Which ranks of a layer group have the coarse network and the postprocessing."""
@@ -134,7 +137,7 @@ class PararealNetwork(Norms):
         """The output, on every rank; all ranks call it with the same batch.
 
         On a layer group `backward` is called on every rank, on a loss that is the same on all. Random
-        numbers (of dropout, say) are those of the rank that has the part.
+        numbers (of dropout, say) are those of the rank that has the part, of the first if all have it.
         """
         if not self.group.alone:
             return propagate(self, x)
@@ -142,14 +145,14 @@ class PararealNetwork(Norms):
         fine = [self.pieces(j) for j in range(1, self.count + 1)]
         return self.closed(self.corrected(begins, in_batches(fine, begins, self.alike)))
 
-    def distribute(self, group: Group, holders: Holders = "every") -> PararealNetwork:
+    def distribute(self, over: DeviceMesh | Group, holders: Holders = "every") -> PararealNetwork:
         """Keeps C^j and g^j of the subnetwork j = rank + 1, in place; on one process all of them.
 
         Every rank makes the whole network with the same seed and calls this; optimisers are made
         afterwards.
 
         Args:
-            group: a layer group of N ranks, or of one.
+            over: the dimension of a device mesh that has N ranks, ``mesh["layer"]``, or one rank.
             holders: who has the coarse network and the postprocessing. "every" rank: all send each
                 other x_j and y_j, take the coarse steps for themselves, and go back without a message.
                 The "last": it is sent them all, and sends their gradients back.
@@ -159,9 +162,9 @@ class PararealNetwork(Norms):
 
         Raises:
             InputError: the ranks are not as many as the subnetworks or disagree on the network;
-                subnetworks share parameters; what every rank is to repeat is random; or the network is
-                distributed already.
+                subnetworks share parameters; or the network is distributed already.
         """
+        group = layer_group(over)
         if keep_own(self, group, holders):
             self._group, self.holders = group, holders
         return self

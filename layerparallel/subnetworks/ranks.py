@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .. import draws
 from ..chain import State
 from ..crossing import Form, everywhere
 from ..distribution import Elsewhere
@@ -34,14 +35,16 @@ def propagate(net: PararealNetwork, x: Any) -> Any:
     """The output on every rank."""
     group, j = net.group, net.group.rank + 1
 
-    def own() -> tuple[tuple[State, State], Forms]:
+    def own() -> tuple[tuple[State, State], tuple[Forms, int]]:
         begin = net.prepared(j, x)
         end = as_state(net.fine(j, begin), f"the value of g^{j}")
         # C^1(x) goes nowhere: no difference is taken of it.
         states = _reached(as_state(begin, f"the value of C^{j}")) if j > 1 else (), _reached(end)
-        return states, ([Form.of(a) for a in states[0]], [Form.of(a) for a in states[1]])
+        forms = [Form.of(a) for a in states[0]], [Form.of(a) for a in states[1]]
+        return states, (forms, draws.seed())
 
-    mine, forms = shown(group, own)
+    mine, told = shown(group, own)
+    forms = [each for each, _ in told]
     collect = _to_every if net.holders == "every" else _to_last
     begins, ends, thread = collect(group, mine, forms)
 
@@ -49,7 +52,10 @@ def propagate(net: PararealNetwork, x: Any) -> Any:
         given = [as_given(state) if state else None for state in begins]
         return net.closed(net.corrected(given, [as_given(state) for state in ends]))
 
-    return closed() if net.holders == "every" else everywhere(group, closed, thread)
+    if net.holders == "last":
+        return everywhere(group, closed, thread)
+    with draws.apart(told[0][1], mine[1][0].device):  # masks are the same on every rank
+        return closed()
 
 
 def shown(group: Group, work: Callable[[], tuple[Value, Any]]) -> tuple[Value, list[Any]]:
@@ -194,8 +200,6 @@ def keep_own(net: PararealNetwork, group: Group, holders: str) -> bool:
             f"{net.count} ranks, or make {group.size} subnetworks."
         )
     _refuse_shared(net)
-    if holders == "every":
-        _refuse_random(net)
     last, rank = group.size - 1, group.rank
     homes = {j: _places(net, j) for j in range(1, net.count + 1)}
     for j, places in homes.items():
@@ -245,14 +249,4 @@ def _refuse_shared(net: PararealNetwork) -> None:
                 raise InputError(
                     f"{seen[p]} and {name} share a parameter of shape {tuple(p.shape)}, and are on "
                     "different ranks of the layer group; give each its own, or cut elsewhere."
-                )
-
-
-def _refuse_random(net: PararealNetwork) -> None:
-    for place in _common(net):
-        for part in _module(place).modules():
-            if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
-                raise InputError(
-                    f"The coarse network or the postprocessing has {part}, and its masks would differ "
-                    'from rank to rank; distribute with holders="last".'
                 )

@@ -11,7 +11,8 @@ map.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,13 +26,22 @@ from .trace import Layer, Shape, evaluating, shape_of
 
 
 def fresh(module: nn.Module) -> nn.Module:
-    """A copy with new weights; what has no `reset_parameters` keeps those it has."""
+    """A copy with new weights, which learn; what has no `reset_parameters` keeps those it has."""
     copied = copy.deepcopy(module)
     for part in copied.modules():
         reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
-        if callable(reset):
+        if callable(reset) and not _asks(reset):
             reset()
+    for p in copied.parameters():
+        p.requires_grad_(p.is_floating_point() or p.is_complex())
     return copied
+
+
+def _asks(function: Callable[..., Any]) -> bool:
+    """Whether it cannot be called with nothing."""
+    parameters = inspect.signature(function).parameters.values()
+    several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return any(p.default is p.empty and p.kind not in several for p in parameters)
 
 
 def opened(pieces: Sequence[Piece]) -> list[nn.Module]:

@@ -55,7 +55,7 @@ def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
     modes = {part: part.training for module in modules for part in module.modules()}
     try:
         # Attention's fast path is one operation that nobody counts.
-        with torch.no_grad(), draws.apart(), plain_attention(True):
+        with torch.no_grad(), draws.apart(), plain_attention(True), _exactly():
             for part in modes:
                 part.training = False
             yield
@@ -64,12 +64,34 @@ def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
             part.training = mode
 
 
+@contextlib.contextmanager
+def _exactly() -> Iterator[None]:
+    """Without autocasting: parts are made in the dtypes that states have by themselves."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
 def traced(pieces: Sequence[Piece], example: Any) -> tuple[list[Layer], list[Any]]:
-    """All pieces with the shapes around them, and the states: in front of all, and behind each."""
+    """All pieces with the shapes around them, and the states: in front of all, and behind each.
+
+    Raises:
+        InputError: a piece cannot take what the example becomes, or there are no samples.
+    """
     states = [example]
+    if isinstance(example, Tensor) and not (example.dim() and len(example)):
+        raise InputError(
+            f"The example of shape {tuple(example.shape)} has no samples: give at least one, (B, ...)."
+        )
     with evaluating(piece.module for piece in pieces):
-        for piece in pieces:
-            states.append(piece(states[-1]))
+        for n, piece in enumerate(pieces):
+            try:
+                states.append(piece(states[-1]))
+            except Exception as error:
+                raise InputError(
+                    f"Piece {n} of the network, {type(piece.module).__name__}, cannot take the example, "
+                    f"there {_named(states[-1])} ({reason(error)}); give an example like the network's "
+                    "inputs, samples first."
+                ) from error
     shapes = [shape_of(state) for state in states]
     layers = [Layer(piece, shapes[n], shapes[n + 1]) for n, piece in enumerate(pieces)]
     return layers, states
@@ -97,8 +119,7 @@ def check(name: str, call: Callable[[Any], Any], given: Any, wanted: Any, remedy
         value = call(given)
     except Exception as error:
         raise InputError(
-            f"The {name} cannot take a state of shape {before} ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}); {remedy}."
+            f"The {name} cannot take a state of shape {before} ({reason(error)}); {remedy}."
         ) from error
     if shape_of(value) != after or not _alike(value, wanted):
         raise InputError(
@@ -106,6 +127,11 @@ def check(name: str, call: Callable[[Any], Any], given: Any, wanted: Any, remedy
             f"needed; {remedy}."
         )
     return value
+
+
+def reason(error: Exception) -> str:
+    """An error's kind and first line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0] or 'no message'}"
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -68,7 +68,11 @@ def resume(
     The checkpoint may be of any number of ranks. On as many as before, one thread each, the result in
     float64 is bitwise that of the unbroken run.
     """
-    found = checkpoint.latest(folder, run.team.everyone)
+    told = display if display is not None and run.team.first else Silent()
+    found = checkpoint.latest(folder, run.team.everyone, lambda error: told.say(f"passed over: {error}"))
+    told.say(
+        f"goes on from {found.path}" if found else f"{folder} has no whole checkpoint: begins again"
+    )
     done = (found.moment.phase, found.moment.epoch) if found else (0, 0)
     with _recording(run, folder, listener) as record:
         training = Training(run, folder, record, display)

@@ -225,6 +225,16 @@ def test_a_state_that_is_none_is_refused_on_all_ranks(pool):
     assert all(found[1] in found[rank] for rank in (0, 2))
 
 
+def relayed_on(mesh: Any) -> Tensor:
+    staged, x = made("dense tanh", 2)
+    return staged.distribute(mesh["layer"])(x).detach()
+
+
+def test_a_device_mesh_will_do(pool):
+    net, x = made("dense tanh", 2)
+    assert all(torch.equal(found, net(x)) for found in pool.run_mesh((1, 2), relayed_on))
+
+
 def elsewhere(group: Group) -> str:
     staged, x = made("dense tanh", group.size)
     staged.distribute(group)
