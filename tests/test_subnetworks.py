@@ -574,6 +574,28 @@ def test_default_corrections_go_both_ways(made, mapped, depth):
         assert (isinstance(last, nn.Conv2d | nn.Linear) and last.bias is None) == mapped
 
 
+@pytest.mark.parametrize(("pixels", "kind"), [(1, nn.Conv1d), (3, nn.Conv3d)])
+def test_signals_and_volumes_get_convolutions_too(pixels, kind):
+    torch.manual_seed(0)
+    norm = {1: nn.BatchNorm1d, 3: nn.BatchNorm3d}[pixels]
+
+    def unit(before: int, after: int, stride: int) -> list[nn.Module]:
+        return [kind(before, after, 3, stride, 1), norm(after), nn.ReLU()]
+
+    net = nn.Sequential(*unit(2, 4, 1), *unit(4, 4, 1), *unit(4, 4, 1), *unit(4, 6, 2), *unit(6, 6, 1))
+    net.extend([nn.Flatten(), nn.LazyLinear(3)])
+    net(x := torch.randn(5, 2, *[8] * pixels))
+    made = parareal_network(net.double(), 3, x := x.double(), cuts=[6, 9])
+    new = [*made.preprocessing.modules(), *made.coarse.modules()]
+    assert not any(isinstance(m, nn.Linear) for m in new)
+    assert {type(m) for m in new if hasattr(m, "kernel_size") and hasattr(m, "weight")} == {kind}
+    gradients_agree(made, net, x)
+    made.train()
+    pieces = nn.Sequential(*unit(2, 4, 1), *unit(4, 4, 1), *unit(4, 4, 1), nn.Flatten(2)).double()
+    any_length = parareal_network(pieces, 2, x, cuts=[6], closing=9)
+    assert any_length(torch.randn(3, 2, *[12] * pixels).double()).shape[2] == 12**pixels
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_a_bias_is_not_taken_for_a_sign(seed):
     net = nn.Sequential(*[nn.Linear(1, 1) for _ in range(4)])

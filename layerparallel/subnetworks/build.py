@@ -151,7 +151,7 @@ class _Parts:
             starts = [self.shape(j), *[self.shape(j + 1)] * (depth - 1)]
             units = [shallow(a, self.shape(j + 1), layers, name, option) for a in starts]
             made = _placed(units[0] if depth == 1 else nn.Sequential(*units), after)
-            made = _placed(both_ways(made, before), after)
+            made = _placed(both_ways(made, before, layers), after)
         else:
             made = _made(build, j, self.shape(j), self.shape(j + 1), name, option)
         self._check(name, option, made, before, after)

@@ -5,7 +5,7 @@ or one that changes the shape just so. Where there is none, an adapter (average 
 convolution; a linear map) leads to the shape that a block takes. What consists of no blocks gets a
 convolution of 3x3 pixels or a linear map. Corrections go both ways: behind a coarse part whose values
 are never negative, as those of a residual unit that ends in a ReLU, comes a 1x1 convolution or a linear
-map.
+map. Where the network has convolutions along one dimension or three, so have these.
 """
 
 from __future__ import annotations
@@ -23,6 +23,16 @@ from ..errors import InputError
 from ..serial_twins import SerialBody, SerialFunction
 from ..staged.pieces import FunctionStep, Piece, Step, TiedStep
 from .trace import Layer, Shape, evaluating, shape_of
+
+CONVOLUTION: dict[int, type[Any]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+POOLING: dict[int, type[Any]] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+ADAPTIVE: dict[int, type[Any]] = {
+    1: nn.AdaptiveAvgPool1d,
+    2: nn.AdaptiveAvgPool2d,
+    3: nn.AdaptiveAvgPool3d,
+}
+NORM: dict[int, type[Any]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+"""By the dimensions of the pixels."""
 
 
 def fresh(module: nn.Module) -> nn.Module:
@@ -67,22 +77,25 @@ def shallow(before: Shape, after: Shape, layers: Sequence[Layer], name: str, opt
     inside = [layer for layer in blocks if layer.keeps]
     block = next(reversed(inside or blocks), None)
     target = after if block is None else block.before
-    if target is None or not _reachable(before, target):
+    pixels = _pixels(after, layers)
+    if target is None or not _reachable(before, target, pixels):
+        samples = "" if before and after else "; or give an example with its samples first, (B, ...)"
         raise InputError(
             f"There is no default for the {name} from states of shape {before} to {after}; give one by "
-            f"{option}, a function of its number and both shapes."
+            f"{option}, a function of its number and both shapes{samples}."
         )
     if block is None:
-        return nn.Sequential(*_plain(before, after, layers))
-    return nn.Sequential(*_adapter(before, target), _copy(block, layers))
+        return nn.Sequential(*_plain(before, after, layers, pixels))
+    return nn.Sequential(*_adapter(before, target, pixels), _copy(block, layers))
 
 
-def both_ways(module: nn.Module, before: Any) -> nn.Module:
+def both_ways(module: nn.Module, before: Any, layers: Sequence[Layer]) -> nn.Module:
     """The module, with a linear map behind it where its values are never negative.
 
     Args:
         module: new, so that it may be called with random numbers.
         before: a state like those it is given.
+        layers: of the network, as for `shallow`.
     """
     if not isinstance(before, Tensor):
         return module
@@ -91,9 +104,10 @@ def both_ways(module: nn.Module, before: Any) -> nn.Module:
         value = module(1000.0 * torch.randn_like(before[:1].expand(samples, *before.shape[1:])))
         negative = isinstance(value, Tensor) and bool((value < 0).any())
     after = shape_of(value)
-    if negative or not after or not _reachable(after, after):
+    pixels = _pixels(after, layers)
+    if negative or not after or not _reachable(after, after, pixels):
         return module
-    return nn.Sequential(module, *_adapter(after, after))
+    return nn.Sequential(module, *_adapter(after, after, pixels))
 
 
 def _is_block(piece: Piece) -> bool:
@@ -102,11 +116,20 @@ def _is_block(piece: Piece) -> bool:
     return step or any(True for _ in piece.module.children())
 
 
-def _reachable(before: Shape, after: Shape) -> bool:
+def _pixels(shape: Shape | None, layers: Sequence[Layer]) -> int:
+    """Dimensions of the pixels of a state; 0 where it is not one of convolutions."""
+    count = len(shape or ()) - 1
+    if count in (1, 3):
+        convolutions = (m for layer in layers for m in layer.piece.module.modules())
+        return count * any(isinstance(m, CONVOLUTION[count]) for m in convolutions)
+    return count if count == 2 else 0
+
+
+def _reachable(before: Shape, after: Shape, pixels: int) -> bool:
     """Whether a convolution or a linear map leads from one shape to the other."""
     if any(isinstance(size, tuple) for size in (*before, *after)):
         return False
-    return 0 < len(before) == len(after) and (len(after) == 3 or before[:-1] == after[:-1])
+    return 0 < len(before) == len(after) and (pixels > 0 or before[:-1] == after[:-1])
 
 
 # ---- blocks -------------------------------------------------------------------------------------
@@ -131,40 +154,41 @@ def _chain(piece: Piece) -> Any:
     return piece.module if isinstance(piece, FunctionStep) else piece.holder
 
 
-def _adapter(before: Shape, after: Shape) -> list[nn.Module]:
+def _adapter(before: Shape, after: Shape, pixels: int) -> list[nn.Module]:
     """A linear map; of images average pooling to the resolution, and a 1x1 convolution."""
-    if len(after) != 3:
+    if not pixels:
         return [nn.Linear(before[-1], after[-1], bias=False)]
     pools: list[nn.Module] = []
     ratio = before[1] // after[1]
-    if before[1:] == (ratio * after[1], ratio * after[2]):
-        pools = [nn.AvgPool2d(ratio)] if ratio > 1 else []
+    if before[1:] == tuple(ratio * size for size in after[1:]):
+        pools = [POOLING[pixels](ratio)] if ratio > 1 else []
     else:
-        pools = [nn.AdaptiveAvgPool2d(after[1:])]
-    return [*pools, nn.Conv2d(before[0], after[0], 1, bias=False)]
+        pools = [ADAPTIVE[pixels](after[1:])]
+    return [*pools, CONVOLUTION[pixels](before[0], after[0], 1, bias=False)]
 
 
 # ---- single layers ------------------------------------------------------------------------------
 
 
-def _plain(before: Shape, after: Shape, layers: Sequence[Layer]) -> list[nn.Module]:
+def _plain(before: Shape, after: Shape, layers: Sequence[Layer], pixels: int) -> list[nn.Module]:
     """A convolution or a linear map, with norm and activation as the network has them."""
     modules = [layer.piece.module for layer in layers]
     norms = [m for m in modules if isinstance(m, _BatchNorm)]
     bias = not norms and any(getattr(m, "bias", None) is not None for m in modules)
     active = [m for m in modules if type(m).__module__ == "torch.nn.modules.activation"]
     activation: list[nn.Module] = [copy.deepcopy(active[-1])] if active else []
-    if len(after) != 3:
+    if not pixels:
         return [nn.Linear(before[-1], after[-1], bias), *activation]
-    norm = [nn.BatchNorm2d(after[0])] if norms else []
-    pools, stride = _reduced(before, after)
-    conv = nn.Conv2d(before[0], after[0], 3, stride, 1, bias=bias)
+    norm = [NORM[pixels](after[0])] if norms else []
+    pools, stride = _reduced(before, after, pixels)
+    conv = CONVOLUTION[pixels](before[0], after[0], 3, stride, 1, bias=bias)
     return [*pools, conv, *norm, *activation]
 
 
-def _reduced(before: Shape, after: Shape) -> tuple[list[nn.Module], int]:
+def _reduced(before: Shape, after: Shape, pixels: int) -> tuple[list[nn.Module], int]:
     """Average pooling to twice the resolution, and the stride that is left for a convolution."""
     ratio = before[1] // after[1]
-    if before[1:] == (ratio * after[1], ratio * after[2]) and (ratio == 1 or ratio % 2 == 0):
-        return ([nn.AvgPool2d(ratio // 2)] if ratio > 2 else []), min(ratio, 2)
-    return [nn.AdaptiveAvgPool2d(after[1:])], 1
+    fits = before[1:] == tuple(ratio * size for size in after[1:])
+    if fits and (ratio == 1 or ratio % 2 == 0):
+        return ([POOLING[pixels](ratio // 2)] if ratio > 2 else []), min(ratio, 2)
+    return [ADAPTIVE[pixels](after[1:])], 1
