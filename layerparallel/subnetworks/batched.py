@@ -23,7 +23,9 @@ differ in a setting.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,8 +45,8 @@ SMALL = 1152
 """Most entries of a parameter in parts that are batched."""
 WITHIN = ("_modules", "_parameters", "_buffers")
 """What a module holds, not how it is set."""
-PLAIN = bool | int | float | complex | str | bytes | set | frozenset | torch.dtype | torch.device
-"""Settings that are compared by value."""
+PLAIN = frozenset([bool, int, float, complex, str, bytes, set, frozenset, torch.dtype, torch.device])
+"""Of settings that are compared by value."""
 
 
 class _Template(nn.Module):
@@ -60,17 +62,19 @@ class _Template(nn.Module):
         return as_state(through(self.part, as_given(state)), "the value of a fine part")
 
 
-def together(parts: Sequence[Part], states: Sequence[Any]) -> list[Any]:
-    """The values of parts of one kind for states of one shape."""
-    templates = [_Template(part) for part in parts]
-    first, named = templates[0], [dict(each.named_parameters()) for each in templates]
-    stacked = {name: torch.stack([each[name] for each in named]) for name in named[0]}
+def together(parts: Sequence[Part], rows: Sequence[list[Tensor]], states: Sequence[Any]) -> list[Any]:
+    """The values of parts of one kind for states of one shape; `rows` are what `alike` found."""
+    first = _Template(parts[0])
+    names = [name for name, _ in first.named_parameters()]
+    stacked = {
+        name: torch.stack(each) for name, each in zip(names, zip(*rows, strict=True), strict=True)
+    }
     begins = [torch.stack(a) for a in zip(*(as_state(s, "a state") for s in states), strict=True)]
     ends = vmap(lambda p, *u: functional_call(first, p, u))(stacked, *begins)
     return [as_given(state) for state in zip(*(a.unbind() for a in ends), strict=True)]
 
 
-def alike(parts: Sequence[Part], states: Sequence[Any]) -> tuple[range, ...]:
+def runs_of(parts: Sequence[Part], states: Sequence[Any]) -> tuple[range, ...]:
     """Which consecutive parts are to be computed in one batch.
 
     Args:
@@ -80,7 +84,7 @@ def alike(parts: Sequence[Part], states: Sequence[Any]) -> tuple[range, ...]:
     found, start = [], 0
     for n in range(1, len(parts) + 1):
         like = n < len(parts) and shape_of(states[n]) == shape_of(states[start])
-        if like and matching(parts[start], parts[n]):
+        if like and alike([parts[start], parts[n]]):
             continue
         run = parts[start:n]
         if len(run) >= MANY and _batchable(parts[start]) and _same(run, states[start]):
@@ -89,56 +93,82 @@ def alike(parts: Sequence[Part], states: Sequence[Any]) -> tuple[range, ...]:
     return tuple(found)
 
 
-def matching(one: Part, other: Part) -> bool:
-    """Whether two parts differ in the values of their parameters only, as far as can be seen."""
-    return len(one) == len(other) and all(
-        type(a) is type(b)
-        and (not isinstance(a, Step | TiedStep) or a.holder is b.holder)  # of one chain
-        and _matching(a.module, b.module)
-        for a, b in zip(one, other, strict=True)
-    )
+def alike(parts: Sequence[Part]) -> list[list[Tensor]] | None:
+    """The parameters of every part, in one order; None where parts differ in more than their values.
+
+    As far as can be seen: in modules, their settings and modes, and in hooks, which are called in turn.
+    """
+    first, rows = parts[0], []
+    for part in parts:
+        row: list[Tensor] = []
+        if len(part) != len(first):
+            return None
+        for a, b in zip(first, part, strict=True):
+            of_chains = isinstance(a, Step | TiedStep)
+            if type(a) is not type(b) or (of_chains and a.holder is not b.holder):
+                return None
+            if not _gather(a.module, b.module, row):
+                return None
+        rows.append(row)
+    return rows
 
 
-def _matching(a: nn.Module, b: nn.Module) -> bool:
-    """The same for modules: type, settings, mode, and those inside; hooks are called in turn only."""
+def _gather(a: nn.Module, b: nn.Module, row: list[Tensor]) -> bool:
+    """Whether two modules are alike; puts the parameters of `b` into the row. In every call: fast."""
     mine, theirs = a.__dict__, b.__dict__
-    if type(a) is not type(b) or mine.keys() != theirs.keys():
+    if type(a) is not type(b) or len(mine) != len(theirs):
         return False
     for name, value in mine.items():
-        if name.endswith("_hooks"):
-            if value or theirs[name]:
+        other = theirs.get(name, theirs)
+        if type(value) is dict or type(value) is OrderedDict:
+            if not (value or other) or name in WITHIN:
+                continue
+            if name.endswith("_hooks") or not _equal(value, other):
                 return False
-        elif name not in WITHIN and not _equal(value, theirs[name]):
+        elif value is not other and not _equal(value, other):
             return False
-    for name in WITHIN:
-        if mine[name].keys() != theirs[name].keys():
+    if mine["_buffers"] or theirs["_buffers"]:
+        return False
+    named, others = mine["_parameters"], theirs["_parameters"]
+    for name, p in named.items():
+        q = others.get(name)
+        if p is not None and q is not None and p.shape == q.shape:
+            row.append(q)
+        elif p is not q:
             return False
-    for p, q in zip(a._parameters.values(), b._parameters.values(), strict=True):
-        if (p is None) != (q is None) or (p is not None and q is not None and p.shape != q.shape):
+    inside, within = mine["_modules"], theirs["_modules"]
+    if len(named) != len(others) or len(inside) != len(within):
+        return False
+    for name, module in inside.items():
+        other = within.get(name)
+        if module is None or other is None:
+            if module is not other:
+                return False
+        elif not _gather(module, other, row):
             return False
-    inside = zip(a._modules.values(), b._modules.values(), strict=True)
-    return all(u is v or (u is not None and v is not None and _matching(u, v)) for u, v in inside)
+    return True
 
 
 def _equal(a: Any, b: Any) -> bool:
     """Of settings: plain values by value, anything else only if it is the same object."""
+    if type(a) in PLAIN:
+        return type(b) is type(a) and a == b
     if a is b or type(a) is not type(b):
         return a is b
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(_equal, a, b))
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_equal(value, b[key]) for key, value in a.items())
-    return isinstance(a, PLAIN) and a == b
+    return False
 
 
 def _batchable(part: Part) -> bool:
     modules = [m for piece in part for m in piece.module.modules()]
-    parameters = [p for piece in part for p in piece.module.parameters()]
+    parameters = [p for m in modules for p in m.parameters(recurse=False)]
     if not parameters or len(set(parameters)) < len(parameters):
         return False
-    buffers = any(True for m in modules for _ in m.buffers(recurse=False))
     attention = any(has_attention(piece.module) for piece in part)
-    return not (buffers or attention) and max(p.numel() for p in parameters) <= SMALL
+    return not attention and max(p.numel() for p in parameters) <= SMALL
 
 
 def _same(parts: Sequence[Part], state: Any) -> bool:
@@ -153,14 +183,14 @@ def _same(parts: Sequence[Part], state: Any) -> bool:
             for module in modules:
                 module.training = mode
             try:
-                batched = _pulled(parts, state, lambda begins: together(parts, begins))
+                batched = _pulled(parts, state, partial(in_batches, parts, runs=[range(len(parts))]))
                 in_turn = _pulled(parts, state, lambda begins: [*map(through, parts, begins)])
             except RuntimeError:  # vmap does not know an operation, or it is random
                 return False
             for a, b in zip(batched, in_turn, strict=True):
                 if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-4, atol=1e-5):
                     return False
-        return all(matching(parts[0], part) for part in parts[1:])
+        return alike(parts) is not None
 
 
 def _pulled(
@@ -188,10 +218,10 @@ def in_batches(parts: Sequence[Part], states: Sequence[Any], runs: Sequence[rang
     """
     done: dict[int, Any] = {}
     for run in runs:
-        first, *others = parts[run.start : run.stop]
-        if all(matching(first, other) for other in others):
-            ends = together([first, *others], states[run.start : run.stop])
-            done |= dict(zip(run, ends, strict=True))
+        one = slice(run.start, run.stop)
+        rows = alike(parts[one])
+        if rows is not None:
+            done |= dict(zip(run, together(parts[one], rows, states[one]), strict=True))
     return [
         done[n] if n in done else through(part, state)
         for n, (part, state) in enumerate(zip(parts, states, strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import draws
 from ..errors import InputError
 from ..staged.pieces import Piece, named_modules, pieces_of
-from .batched import alike
+from .batched import runs_of
 from .describe import Part, part
 from .ends import cut, found_ends
 from .network import PararealNetwork
@@ -98,7 +98,7 @@ def parareal_network(
     rows = parts.described(prepared, coarse_parts)
     made = PararealNetwork(modules, ends, prepared, coarse_parts, rows)
     fine = [made.pieces(j) for j in range(1, subnetworks + 1)]
-    made.alike = alike(fine, [states[end] for end in ends[:-1]])
+    made.alike = runs_of(fine, [states[end] for end in ends[:-1]])
     made.training = any(piece.module.training for piece in pieces)
     for new in (made.preprocessing, made.coarse):
         new.train(made.training)
