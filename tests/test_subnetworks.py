@@ -422,6 +422,9 @@ def test_hooks_of_a_sequence_are_called():
     net.register_forward_hook(lambda module, given, value: -value)
     with pytest.raises(TypeError, match="Sequential has hooks, which would not be called once it is"):
         parareal_network(net, 1, x)
+    net.forward = lambda u: u
+    with pytest.raises(TypeError, match="Sequential has a forward of its own"):
+        parareal_network(net, 1, x)
 
 
 def test_parts_are_made_without_autocasting():

@@ -130,6 +130,8 @@ def pieces_of(holder: nn.Module, name: str) -> Iterator[Piece]:
 
 def _in_order(module: nn.Module) -> bool:
     """Whether a module's forward does no more than apply its modules in order."""
+    if "forward" in module.__dict__:  # of this object alone
+        return False
     if isinstance(module, nn.Sequential):
         return type(module).forward is nn.Sequential.forward
     return isinstance(module, SerialNetwork | SerialChains) or type(module) is nn.ModuleList
