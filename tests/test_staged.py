@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import BY_NAME, PROBLEMS, Block, pull_back
-from ranks.cases import several_chains
+from ranks.rank_cases import several_chains
 from torch import Tensor, nn
 
 import layerparallel as lp

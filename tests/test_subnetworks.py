@@ -422,7 +422,7 @@ def test_hooks_of_a_sequence_are_called():
     net.register_forward_hook(lambda module, given, value: -value)
     with pytest.raises(TypeError, match="Sequential has hooks, which would not be called once it is"):
         parareal_network(net, 1, x)
-    net.forward = lambda u: u
+    net.forward = lambda input: input
     with pytest.raises(TypeError, match="Sequential has a forward of its own"):
         parareal_network(net, 1, x)
 

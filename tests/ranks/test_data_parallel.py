@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ranks.cases import Case, by_layer, network
+from ranks.rank_cases import Case, by_layer, network
 from torch import Tensor, nn
 
 import layerparallel as lp

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import PROBLEMS
-from ranks.cases import Case, propagated, worst
+from ranks.rank_cases import Case, propagated, worst
 
 import layerparallel as lp
 from layerparallel.group import Link, virtual

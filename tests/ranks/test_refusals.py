@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ranks.cases import Case, network, sentence
+from ranks.rank_cases import Case, network, sentence
 from torch import Tensor, nn
 
 import layerparallel as lp

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import BY_NAME
-from ranks.cases import sentence, several_chains
+from ranks.rank_cases import sentence, several_chains
 from torch import Tensor, nn
 
 from layerparallel.group import ALONE, Group, Link, virtual

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from problems import BY_NAME
-from ranks.cases import sentence
+from ranks.rank_cases import sentence
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from ranks.cases import Case, by_layer, network
+from ranks.rank_cases import Case, by_layer, network
 from torch import Tensor, nn
 
 import layerparallel as lp
