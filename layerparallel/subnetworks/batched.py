@@ -16,9 +16,11 @@ one batch, by torch.func.vmap over the parameters, which are stacked anew every 
     ====================================  =====  =====  =====  =====
 
 With 12 parts, convolutions of 16 channels came to 0.68 and 0.83, of 64 channels to 1.06, dense layers of
-width 128 to 0.88. So the subnetworks of networks for CIFAR are computed in turn. So are those with batch
-norms, whose running statistics each part has to keep, with random numbers, with hooks, and those that
-differ in a setting.
+width 128 to 0.88. So the subnetworks of networks for CIFAR are computed in turn. All this
+was timed before parts were compared at every call, which takes some 4 microseconds a module.
+
+In turn, too, are parts with batch norms, whose running statistics each has to keep, with random numbers,
+with hooks, and those that differ in a setting.
 """
 
 from __future__ import annotations
