@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import layerparallel as lp
-from layerparallel.measure import compare, gradients
+from layerparallel.solvers.measure import compare, gradients
 
 
 def network(initial: str, T: float, solver: lp.MGRIT) -> lp.Network:

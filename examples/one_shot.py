@@ -10,7 +10,7 @@ from torch import nn
 
 import layerparallel as lp
 from layerparallel.data.level_sets import level_sets
-from layerparallel.evaluate import accuracy
+from layerparallel.runs.evaluate import accuracy
 
 
 def main(depth: int = 128, steps: int = 210, batches: int = 2) -> dict[str, float]:

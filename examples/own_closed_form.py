@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import layerparallel as lp
-from layerparallel.activations import Tanh
-from layerparallel.dense import DenseAdjoint, DenseChain
-from layerparallel.workspace import Workspace
+from layerparallel.chains.dense import DenseAdjoint, DenseChain
+from layerparallel.chains.workspace import Workspace
+from layerparallel.steps.activations import Tanh
 
 # ---- 1. another activation ------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import layerparallel as lp
-from layerparallel.measure import compare, gradients
+from layerparallel.solvers.measure import compare, gradients
 
 
 class Block(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import layerparallel as lp
-from layerparallel.measure import GradientError, compare, gradients
+from layerparallel.solvers.measure import GradientError, compare, gradients
 
 # ---- defined elsewhere --------------------------------------------------------------------------
 

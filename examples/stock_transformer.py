@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import layerparallel as lp
-from layerparallel.measure import GradientError, compare, gradients
+from layerparallel.solvers.measure import GradientError, compare, gradients
 
 
 def stack(depth: int, width: int, dropout: float) -> nn.Sequential:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import layerparallel as lp
-from layerparallel.tuning import Tuning
+from layerparallel.network.tuning import Tuning
 
 
 def main(depth: int = 512, batch: int = 32, error: float = 0.1) -> Tuning:

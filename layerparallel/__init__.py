@@ -5,41 +5,39 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .body import Body, Driven, chain
-from .layers import Convolution, Dense, Hamiltonian
-from .network import Network, SerialNetwork
-from .solution import Solution
-from .solvers import MGRIT, Parareal, Serial, Split
+from .network import Body, Driven, Network, SerialNetwork, chain
+from .solvers import MGRIT, Parareal, Serial, Solution, Split
+from .steps.layers import Convolution, Dense, Hamiltonian
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .distribution import distribute
-    from .layerwise import load_optimizer_state, optimizer_state
-    from .optim import LBFGS, depth_groups
-    from .refinement import refine
-    from .subnetworks import PararealNetwork, parareal_network, warp
+    from .network.distribution import distribute
+    from .network.refinement import refine
+    from .network.tuning import tune
+    from .parareal import PararealNetwork, parareal_network, warp
     from .training.adaptive import Adaptive
     from .training.backprop import Backprop
+    from .training.groups import depth_groups
+    from .training.layerwise import load_optimizer_state, optimizer_state
     from .training.objective import Objective
     from .training.one_shot import OneShot
-    from .tuning import tune
-
-__version__ = "0.1.0"
+    from .training.optim import LBFGS
 
 _LAZY: dict[str, str] = {
     "Adaptive": "training.adaptive",
     "Backprop": "training.backprop",
-    "LBFGS": "optim",
+    "LBFGS": "training.optim",
     "Objective": "training.objective",
     "OneShot": "training.one_shot",
-    "PararealNetwork": "subnetworks",
-    "depth_groups": "optim",
-    "distribute": "distribution",
-    "refine": "refinement",
-    "load_optimizer_state": "layerwise",
-    "optimizer_state": "layerwise",
-    "parareal_network": "subnetworks",
-    "tune": "tuning",
-    "warp": "subnetworks",
+    "PararealNetwork": "parareal",
+    "depth_groups": "training.groups",
+    "distribute": "network.distribution",
+    "refine": "network.refinement",
+    "load_optimizer_state": "training.layerwise",
+    "optimizer_state": "training.layerwise",
+    "parareal_network": "parareal",
+    "tune": "network.tuning",
+    "warp": "parareal",
 }
 """Names that are loaded when they are used: `import layerparallel` needs torch alone."""
 

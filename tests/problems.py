@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import layerparallel as lp
-from layerparallel import convolution
-from layerparallel.chain import Chain, State
+from layerparallel.chains import convolution
+from layerparallel.chains.chain import Chain
 from layerparallel.solvers import MGRIT
 from layerparallel.solvers.cycles import Solvers
+from layerparallel.steps.state import State
 
 
 class Block(nn.Module):
@@ -294,7 +295,7 @@ def bound(net: lp.Network, x: Tensor) -> tuple[Chain, State]:
 
 def c_points(chain: Chain, u0: State, coarsening: int) -> Tensor:
     """The exact states at the C-points of a chain of one-tensor states, by single steps."""
-    from layerparallel.chain import Intervals
+    from layerparallel.chains.chain import Intervals
 
     u, found = u0, [u0[0]]
     order = range(chain.steps)

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from layerparallel import checkpoint, record, report, trainer
+from layerparallel import report, runs
 from layerparallel.recipes.level_sets import LevelSets
+from layerparallel.runs import checkpoint, record
 
 
 class Killed(BaseException):
@@ -46,7 +47,7 @@ def recipe(**options: Any) -> LevelSets:
 def shown(folder: Path, **options: Any) -> Path:
     """Train the small recipe in a folder and draw its pictures."""
     run = recipe(**options).build()
-    outcome = trainer.train(run, record.new_folder(folder))
+    outcome = runs.train(run, record.new_folder(folder))
     report.plots(folder)
     assert run.picture is not None
     run.picture(outcome.network, report.folder_of(folder))

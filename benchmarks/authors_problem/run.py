@@ -23,10 +23,11 @@ from torch.nn import functional as F
 import layerparallel as lp
 from layerparallel.data.base import Dataset
 from layerparallel.data.level_sets import CLASSES, NAMES, SIDE, grid, peaks, published
-from layerparallel.optim import LBFGS, depth_groups
-from layerparallel.propagate import Solver
+from layerparallel.network.propagate import Solver
+from layerparallel.training.groups import depth_groups
 from layerparallel.training.objective import Objective
 from layerparallel.training.one_shot import OneShot
+from layerparallel.training.optim import LBFGS
 
 DEPTH, WIDTH, T, STEPS = 32, 8, 1.0, 130
 TIKHONOV, SMOOTHNESS, CLOSING = 1e-7, 1e-5, 1e-7

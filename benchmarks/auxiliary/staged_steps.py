@@ -13,8 +13,8 @@ from random_images import random_images
 from layerparallel.data.base import Dataset
 from layerparallel.data.batches import Batches
 from layerparallel.group.ranks import Ranks
+from layerparallel.group.team import Team
 from layerparallel.recipes.cifar import Cifar10
-from layerparallel.team import Team
 
 
 @dataclass(frozen=True)

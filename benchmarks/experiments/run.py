@@ -25,9 +25,10 @@ from typing import Any
 
 import torch
 
-from layerparallel import recipes, record, trainer
+from layerparallel import recipes, runs
 from layerparallel.data import Batches
-from layerparallel.measure import median, rounds
+from layerparallel.runs import record
+from layerparallel.solvers.measure import median, rounds
 from layerparallel.training.base import Method
 
 Row = dict[str, Any]
@@ -70,9 +71,9 @@ def trained(recipe: Any, folder: Path) -> tuple[Row, list[Row]]:
     """Summary and epochs of a run; one that has ended is not done again, one that has begun goes on."""
     done = record.read_summary(folder)
     if done is None and (folder / record.RECORD).exists():
-        done = trainer.resume(recipe.build(), folder).summary
+        done = runs.resume(recipe.build(), folder).summary
     elif done is None:
-        done = trainer.train(recipe.build(), record.new_folder(folder)).summary
+        done = runs.train(recipe.build(), record.new_folder(folder)).summary
     return done, record.history(record.read(folder), "epoch")
 
 

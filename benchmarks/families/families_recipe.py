@@ -15,11 +15,11 @@ import layerparallel as lp
 from layerparallel import data as data_sets
 from layerparallel.data.augment import Preparation
 from layerparallel.data.base import Dataset
+from layerparallel.group.team import Team
+from layerparallel.parareal import parareal_network
 from layerparallel.recipes.base import Base, part
+from layerparallel.runs import Phase
 from layerparallel.staged import Staged
-from layerparallel.subnetworks import parareal_network
-from layerparallel.team import Team
-from layerparallel.trainer import Phase
 from layerparallel.training.auxiliary import Auxiliary, AuxiliaryMethod
 from layerparallel.training.backprop import Backprop
 from layerparallel.training.base import Method

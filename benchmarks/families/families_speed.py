@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
 
 from layerparallel.group import Link
-from layerparallel.network import Network
+from layerparallel.network.network import Network
+from layerparallel.network.tuning import describe
 from layerparallel.predict.baselines import OneRank, Pass, data_parallel, pipeline
 from layerparallel.predict.links import PRESETS
 from layerparallel.predict.task import Task
 from layerparallel.recipes.base import channels_last
 from layerparallel.solvers import Serial
-from layerparallel.tuning import describe
 
 LINK = PRESETS["loopback"]
 FORMS: tuple[Literal["Serial()", "eager"], ...] = ("Serial()", "eager")

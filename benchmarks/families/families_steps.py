@@ -21,8 +21,8 @@ from layerparallel.data.base import Dataset
 from layerparallel.data.batches import Batches
 from layerparallel.group import Group, Link, virtual
 from layerparallel.group.ranks import Ranks
-from layerparallel.team import Team
-from layerparallel.trainer.shares import share
+from layerparallel.group.team import Team
+from layerparallel.runs.shares import share
 
 MIB = 2**20
 

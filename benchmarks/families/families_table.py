@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from families_speed import WAYS
 
-from layerparallel import record
 from layerparallel.errors import InputError
 from layerparallel.report.drawing import Curve, colour, plot, sheet
+from layerparallel.runs import record
 
 NOT_RUN = "not run"
 ACCURACIES = "validation_accuracy", "validation_accuracy_parallel"

@@ -43,7 +43,8 @@ from families_steps import MIB
 from families_table import Budget, drawn, folder, joined, markdown, wanted
 from workers import Crew  # pyright: ignore[reportMissingImports]
 
-from layerparallel import progress, record, trainer
+from layerparallel import runs
+from layerparallel.runs import progress, record
 
 SHOWN = ("mark", "ranks", "mib", "kept_mib", "bytes_sent", "capacity", "setting")
 RUNS = Path("runs/families")
@@ -66,7 +67,7 @@ def train(method: Name, epochs: int, seed: int, path: Path) -> None:
     """One row's training, on this process; its numbers are those of two."""
     recipe = replace(Families(), method=method, epochs=epochs, seed=seed)
     display = progress.display()
-    trainer.train(recipe.build(), record.new_folder(path), display)
+    runs.train(recipe.build(), record.new_folder(path), display)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,9 +16,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import layerparallel as lp
-from layerparallel import checkpoint, layerwise
 from layerparallel.group.lookout import Patience
 from layerparallel.group.start import start, stop
+from layerparallel.runs import checkpoint
+from layerparallel.training import layerwise
 from layerparallel.training.backprop import Backprop
 
 WIDTH, BATCH = 8, 16

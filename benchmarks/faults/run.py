@@ -36,7 +36,7 @@ WORDS = {
     "raise": ("raised ValueError: this rank is out of sorts",),
 }
 """What the sentence says, of a rank that keeps the store, too."""
-PRELOAD = ["torch._dynamo", "layerparallel.checkpoint.shards", "layerparallel.distribution"]
+PRELOAD = ["torch._dynamo", "layerparallel.runs.checkpoint.shards", "layerparallel.network.distribution"]
 PRELOAD += ["layerparallel.group.start", "layerparallel.training.backprop"]
 STARTING = 120.0
 """Seconds that the processes have for their first step; more than they ever need."""

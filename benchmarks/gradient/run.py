@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import layerparallel as lp
-from layerparallel.measure import GradientError, compare, gradients, median, rounds
-from layerparallel.network import Network
+from layerparallel.network.network import Network
+from layerparallel.network.tuning import describe
 from layerparallel.solvers import MGRIT, Serial
-from layerparallel.tuning import describe
+from layerparallel.solvers.measure import GradientError, compare, gradients, median, rounds
 
 CLASSES = 5
 BLOCK = 16

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 import layerparallel as lp
-from layerparallel.measure import compare, gradients, median, rounds
-from layerparallel.tuning import describe
+from layerparallel.network.tuning import describe
+from layerparallel.solvers.measure import compare, gradients, median, rounds
 
 DEPTHS = (64, 256, 1024)
 WIDTHS = (4, 16, 64, 256)

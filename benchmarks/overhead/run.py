@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 import layerparallel as lp
-from layerparallel.dense import DenseAdjoint, DenseChain
-from layerparallel.measure import median
+from layerparallel.chains.dense import DenseAdjoint, DenseChain
+from layerparallel.solvers.measure import median
 
 CASES = ((256, 64, 256), (1024, 8, 256), (1024, 8, 32))
 

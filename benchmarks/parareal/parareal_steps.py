@@ -14,9 +14,9 @@ from layerparallel.data.base import Dataset
 from layerparallel.data.batches import Batches
 from layerparallel.group import Group, Link, virtual
 from layerparallel.group.ranks import Ranks
+from layerparallel.group.team import Team
 from layerparallel.recipes.parareal import Cifar10Parareal
-from layerparallel.team import Team
-from layerparallel.trainer.shares import share
+from layerparallel.runs.shares import share
 
 
 @dataclass(frozen=True)

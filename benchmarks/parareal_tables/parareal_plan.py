@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerparallel import record
 from layerparallel.errors import InputError
+from layerparallel.runs import record
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from comparing import written  # pyright: ignore[reportMissingImports]
 from parareal_plan import PLANS, Plan, Row
 
-from layerparallel import record
 from layerparallel.report.drawing import Curve, colour, plot, sheet
+from layerparallel.runs import record
 
 NOT_RUN = "not run"
 RUNS = Path("runs/parareal")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import layerparallel as lp
-from layerparallel.measure import Gradients
 from layerparallel.recipes.base import channels_last
 from layerparallel.solvers.cycles import Solver
+from layerparallel.solvers.measure import Gradients
 
 BLOCK = 16
 """Layers that are compiled as one function."""

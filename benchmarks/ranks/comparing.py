@@ -14,7 +14,7 @@ import torch
 from workers import BOTH, Crew, Job
 
 from layerparallel.errors import InputError
-from layerparallel.measure import Gradients
+from layerparallel.solvers.measure import Gradients
 
 Row = dict[str, Any]
 CAPACITY = 1.8

@@ -13,8 +13,8 @@ from cases import Case, Gradient
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 import layerparallel as lp
-from layerparallel.chain import CoarseOperator
-from layerparallel.convolution import ConvolutionAdjoint, ConvolutionChain
+from layerparallel.chains.coarse import CoarseOperator
+from layerparallel.chains.convolution import ConvolutionAdjoint, ConvolutionChain
 from layerparallel.group.ranks import Messages
 from layerparallel.solvers.cycles import Solver
 

@@ -13,9 +13,9 @@ from torch import nn
 
 import layerparallel as lp
 from layerparallel.data.batches import Batch, Batches
-from layerparallel.evaluate import accuracy
-from layerparallel.measure import Gradients
 from layerparallel.recipes.mnist import Mnist
+from layerparallel.runs.evaluate import accuracy
+from layerparallel.solvers.measure import Gradients
 
 CHUNK = 250
 """Images evaluated together."""

@@ -11,7 +11,7 @@ from cases import Case, Gradient, named_gradients
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.nn import functional
 
-from layerparallel.measure import Gradients
+from layerparallel.solvers.measure import Gradients
 
 SCHEDULES = {"GPipe": ScheduleGPipe, "1F1B": Schedule1F1B}
 

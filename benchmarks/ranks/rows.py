@@ -13,9 +13,9 @@ from pipelines import DataParallel, Pipeline
 from workers import BOTH, THREADED, Crew, Job
 
 import layerparallel as lp
-from layerparallel.measure import compare
-from layerparallel.solvers.mgrit import Coarse
-from layerparallel.tuning import describe
+from layerparallel.network.tuning import describe
+from layerparallel.solvers.measure import compare
+from layerparallel.solvers.settings import Coarse
 
 
 @dataclass(frozen=True)

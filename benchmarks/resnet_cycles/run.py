@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 
 import layerparallel as lp
-from layerparallel import cost, data
-from layerparallel.measure import compare, gradients
+from layerparallel import data
 from layerparallel.models import preactivation_resnet, resnet
-from layerparallel.network import SerialChains
-from layerparallel.serial_twins import SerialBody
+from layerparallel.network.serial_twins import SerialBody, SerialChains
+from layerparallel.solvers import cost
+from layerparallel.solvers.measure import compare, gradients
 
 Coarse = Literal["inject", "mean_parameters", "mean_residual", "picard"]
 Row = dict[str, Any]

@@ -17,12 +17,12 @@ from tasks import dense
 import layerparallel as lp
 from layerparallel.group import Link
 from layerparallel.group.virtual import run
+from layerparallel.network.stacking import Initial
+from layerparallel.network.tuning import describe
 from layerparallel.predict.baselines import OneRank
 from layerparallel.predict.parallel import Predicted, gradient_on, shared
 from layerparallel.predict.search import Errors
 from layerparallel.predict.task import Task
-from layerparallel.stacking import Initial
-from layerparallel.tuning import describe
 
 DEPTH, WIDTH = 1024, 8
 LATENCY = 0.2  # of a step

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 import layerparallel as lp
+from layerparallel.network.stacking import Initial
 from layerparallel.predict.counted import CountedDense
 from layerparallel.predict.task import Task
-from layerparallel.stacking import Initial
 
 CLASSES = 5
 

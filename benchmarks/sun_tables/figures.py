@@ -19,11 +19,11 @@ import plan as plans
 from plan import Plan
 from tables import RATIOS, Row
 
-from layerparallel.record import read_summary
 from layerparallel.report import curves, stages, tradeoff
 from layerparallel.report.drawing import Plot, sheet
 from layerparallel.report.story import Story, tell
 from layerparallel.report.tradeoff import Family, Point
+from layerparallel.runs.record import read_summary
 
 SETS = {"CIFAR-10": (1, 3), "CIFAR-100": (2, 4)}
 """Tables of a data set."""

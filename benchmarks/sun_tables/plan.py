@@ -17,8 +17,9 @@ from typing import Any
 
 from tables import RATIOS, ROWS, Row
 
-from layerparallel import recipes, record
+from layerparallel import recipes
 from layerparallel.errors import InputError
+from layerparallel.runs import record
 
 GIB = 1 << 30
 IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "mnist-vae": 60_000}

@@ -33,7 +33,7 @@ from plan import PLANS, Plan
 from tables import TABLES, TITLES, Row, parallel_speedup
 from timing import Times, time_stages
 
-from layerparallel.cost import hybrid_speedup
+from layerparallel.solvers.cost import hybrid_speedup
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ sys.path.append(str(Path(__file__).parents[1] / "auxiliary"))
 from random_images import random_images  # pyright: ignore[reportMissingImports]
 
 from layerparallel import recipes
-from layerparallel.cost import auxiliary_speedup
 from layerparallel.data.base import Dataset
 from layerparallel.data.batches import Batches
+from layerparallel.solvers.cost import auxiliary_speedup
 
 BATCHES = 2
 """Of random images, which are trained on in turn."""

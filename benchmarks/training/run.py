@@ -30,7 +30,7 @@ from torch.nn import functional
 import layerparallel as lp
 from layerparallel.data.base import Dataset
 from layerparallel.data.level_sets import level_sets
-from layerparallel.measure import median, rounds
+from layerparallel.solvers.measure import median, rounds
 
 BATCH, CLASSES, DEPTH, TARGET = 64, 5, 1024, 0.9
 SOLVER = lp.MGRIT(

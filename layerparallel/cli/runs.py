@@ -15,14 +15,15 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from layerparallel import board, checkpoint, progress, recipes, record, report, trainer
-from layerparallel.board import Board
-from layerparallel.checkpoint import CheckpointError
-from layerparallel.errors import InputError, UnknownNameError
-from layerparallel.evaluate import figures, told, validation
-from layerparallel.progress import Display, Silent
-from layerparallel.team import Team
-from layerparallel.trainer import Run
+from .. import recipes, report, runs
+from ..errors import InputError, UnknownNameError
+from ..group.team import Team
+from ..runs import Run, board, checkpoint, progress, record
+from ..runs.board import Board
+from ..runs.checkpoint import CheckpointError
+from ..runs.evaluate import figures, told, validation
+from ..runs.files import write_atomically
+from ..runs.progress import Display, Silent
 
 LAUNCH = ".launch"
 """In a run folder: which torchrun has begun the run."""
@@ -52,7 +53,7 @@ def ranks(layer_ranks: int | None, device: str) -> Iterator[Team]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 and layer_ranks in (None, 1):
         yield Team()
         return
-    from layerparallel.group import start, watch
+    from ..group import start, watch
 
     mesh = start.start(layer_ranks, device)
     if not is_first():  # of fallbacks, which the first one tells
@@ -82,7 +83,7 @@ def built(options: Any, team: Team) -> Run:
 
     if team.alone:
         return build()
-    from layerparallel.group.start import agree
+    from ..group.start import agree
 
     chosen = {f"option {name}": value for name, value in dataclasses.asdict(options).items()}
     agree(team.everyone, {"recipe": options.name, **chosen})
@@ -178,7 +179,7 @@ def _folder(name: str, chosen: Chosen) -> tuple[Path, bool]:
                 return folder, _has_begun(folder)
     folder = record.new_folder(chosen.run or record.default_folder(name))
     if launch:
-        record.write_atomically(folder / LAUNCH, launch.encode())
+        write_atomically(folder / LAUNCH, launch.encode())
     return folder, False
 
 
@@ -202,7 +203,7 @@ def _done(run: Run, folder: Path, shown: Display, resumes: bool, logs: bool) -> 
         return None
     listener = Board(folder) if logs and run.team.first else None
     try:
-        work = trainer.resume if resumes else trainer.train
+        work = runs.resume if resumes else runs.train
         outcome = work(run, folder, shown, listener)
     except KeyboardInterrupt:
         shown.say(f"stopped; go on with: layerparallel resume {folder}")
@@ -264,7 +265,7 @@ def trained(run: Run, folder: Path) -> Any:
         raise CheckpointError(
             f"The run {folder} has no whole checkpoint yet: `layerparallel resume {folder}` first."
         )
-    return trainer.restore(run, found).network
+    return runs.restore(run, found).network
 
 
 def evaluate(

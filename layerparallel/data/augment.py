@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from layerparallel.data.base import FULL_SCALE, Dataset
-from layerparallel.errors import InputError
+from ..errors import InputError
+from .base import FULL_SCALE, Dataset
 
 
 @dataclass(frozen=True)

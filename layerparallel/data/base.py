@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from layerparallel.errors import InputError
+from ..errors import InputError
 
 FULL_SCALE = 255.0
 """The largest value of a stored image, 1.0 in published means and deviations."""

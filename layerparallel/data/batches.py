@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from layerparallel.data.augment import Drawn, Preparation
-from layerparallel.data.base import Dataset
-from layerparallel.errors import InputError
+from ..errors import InputError
+from .augment import Drawn, Preparation
+from .base import Dataset
 
 
 @dataclass(frozen=True)

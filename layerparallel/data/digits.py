@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from layerparallel.data.base import FULL_SCALE, Dataset
-from layerparallel.errors import InputError
+from ..errors import InputError
+from .base import FULL_SCALE, Dataset
 
 LARGEST = 16.0  # of the 17 grey levels
 

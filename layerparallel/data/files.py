@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layerparallel.errors import InputError
+from ..errors import InputError
 
 VARIABLE = "LAYERPARALLEL_DATA"
 """Environment variable that names a folder with files that are there already."""

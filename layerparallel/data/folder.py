@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerparallel.data.base import Dataset
-from layerparallel.data.idx import pair
-from layerparallel.errors import InputError
+from ..errors import InputError
+from .base import Dataset
+from .idx import pair
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -8,7 +8,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from layerparallel.errors import InputError
+from ..errors import InputError
 
 UNSIGNED_BYTE = 0x08
 LARGEST = 2**34

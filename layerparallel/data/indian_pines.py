@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerparallel.data.base import Dataset
-from layerparallel.data.files import File, Source, read
-from layerparallel.data.regions import pixels, regions
-from layerparallel.errors import InputError
+from ..errors import InputError
+from .base import Dataset
+from .files import File, Source, read
+from .regions import pixels, regions
 
 SOURCE = Source("Indian Pines", ("indian-pines",))
 ADDRESS = "https://www.ehu.eus/ccwintco/uploads/"

@@ -1,8 +1,8 @@
 """MNIST and Fashion-MNIST: 60,000 + 10,000 grey images of 28×28 pixels in ten classes."""
 
-from layerparallel.data.base import Dataset
-from layerparallel.data.files import File, Source, read
-from layerparallel.data.idx import pair
+from .base import Dataset
+from .files import File, Source, read
+from .idx import pair
 
 NAMES = (
     "train-images-idx3-ubyte.gz",

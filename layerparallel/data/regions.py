@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from layerparallel.errors import InputError
+from ..errors import InputError
 
 SHARE = 0.4
 """Validation fields of a class make up at most this share of it, where its fields allow."""

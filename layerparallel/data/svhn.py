@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerparallel.data.base import Dataset
-from layerparallel.data.files import File, Source, read
-from layerparallel.errors import InputError
+from ..errors import InputError
+from .base import Dataset
+from .files import File, Source, read
 
 SIDE = 32
 ADDRESS = "http://ufldl.stanford.edu/housenumbers/"

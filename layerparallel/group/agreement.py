@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..version import __version__
 from .base import Group
 
 
@@ -25,8 +26,6 @@ def agree(group: Group, facts: Mapping[str, Any]) -> None:
     Raises:
         InputError: on every rank, with what they disagree on and which ranks say what.
     """
-    from .. import __version__
-
     versions = {
         "version of Python": platform.python_version(),
         "version of torch": torch.__version__,

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..chain import State
+Arrays = tuple[Tensor, ...]
+"""What is sent together: the tensors of a state."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Group(abc.ABC):
     # ---- the verbs ------------------------------------------------------------------------------
 
     def shift(
-        self, value: State, towards: int | None, source: int | None, into: State | None
+        self, value: Arrays, towards: int | None, source: int | None, into: Arrays | None
     ) -> Pending:
         """Starts sending `value` to the rank `towards` and receiving from `source`, if there are such.
 
@@ -137,8 +138,8 @@ class Group(abc.ABC):
         return self.exchange(sends, receives) if sends or receives else Arrived()
 
     def relay(
-        self, begin: State, towards: int | None, source: int | None, work: Callable[[State], State]
-    ) -> State:
+        self, begin: Arrays, towards: int | None, source: int | None, work: Callable[[Arrays], Arrays]
+    ) -> Arrays:
         """One rank after the other: receives where to begin (`begin` without a source), works, sends."""
         if source is not None:
             begin = tuple(torch.empty_like(a, memory_format=torch.contiguous_format) for a in begin)

@@ -29,9 +29,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..body import chain
 from ..errors import UnknownNameError
-from ..network import Network
+from ..network.chain import chain
+from ..network.network import Network
 from ..solvers import Serial
 from ..solvers.cycles import Solvers
 from .blocks import (

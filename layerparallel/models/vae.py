@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UnknownNameError
-from ..network import Network
+from ..network.network import Network
 from ..solvers import Serial
 from ..solvers.cycles import Solvers
 from .residual import resnet

@@ -1,1 +1,6 @@
-"""Prediction: what a cluster would take, from one process. `command.predict` is the command line."""
+"""How a training would scale over a cluster that one does not have, found out on one process.
+
+It knows solvers' schedules and virtual ranks; nothing but the command line knows it. Open `task.py`
+first: what is predicted; then `estimate.py` and `scaling.py`. `command.predict` is the command
+line.
+"""

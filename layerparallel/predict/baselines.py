@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
-from layerparallel.group import Link
-from layerparallel.solvers import Serial
-
+from ..group import Link
+from ..solvers import Serial
 from .task import Task
 
 SECONDS = 0.3

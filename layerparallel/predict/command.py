@@ -12,10 +12,9 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from layerparallel import recipes
-from layerparallel.errors import InputError, UnknownNameError
-from layerparallel.group.virtual import MOST
-
+from .. import recipes
+from ..errors import InputError, UnknownNameError
+from ..group.virtual import MOST
 from . import links, show
 from .scaling import Row, Study
 from .search import splits

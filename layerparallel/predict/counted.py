@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from layerparallel.chain import Intervals, State
-from layerparallel.dense import DenseAdjoint, DenseChain, _DenseTape
-from layerparallel.group.virtual import Member
-from layerparallel.layers import CLOSED_FORM, Dense
-from layerparallel.workspace import Workspace
+from ..chains.chain import Intervals
+from ..chains.dense import DenseAdjoint, DenseChain, DenseTape
+from ..chains.workspace import Workspace
+from ..group.member import Member
+from ..steps.activations import CLOSED_FORM
+from ..steps.layers import Dense
+from ..steps.state import State
 
 
 def charge(chain: DenseChain, steps: int) -> None:
@@ -57,14 +59,14 @@ class CountedAdjoint(DenseAdjoint):
     A linearisation about known states does not: it has all of them side by side.
     """
 
-    def _tape(self, u: State, over: Intervals, onto: State | None = None) -> _DenseTape:
+    def _tape(self, u: State, over: Intervals, onto: State | None = None) -> DenseTape:
         if onto is None:
             charge(self.chain, over.evaluations)
         return super()._tape(u, over, onto)
 
     def _pull(
         self,
-        tape: _DenseTape,
+        tape: DenseTape,
         u: State,
         over: Intervals,
         collect: bool,

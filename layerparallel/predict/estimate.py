@@ -15,10 +15,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from layerparallel import cost
-from layerparallel.group import Link
-from layerparallel.solvers import MGRIT, Serial
-
+from ..group import Link
+from ..solvers import MGRIT, Serial, cost
 from .parallel import gradient_on
 from .task import Task
 

@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerparallel.errors import InputError, UnknownNameError
-from layerparallel.group import Link
+from ..errors import InputError, UnknownNameError
+from ..group import Link
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-import layerparallel as lp
-from layerparallel.group import Link
-from layerparallel.group.virtual import Member, Statistics, run
-from layerparallel.network import Network
-from layerparallel.solvers.cycles import Solvers
-
+from ..group import Link
+from ..group.member import Member, Statistics
+from ..group.virtual import run
+from ..network.distribution import distribute
+from ..network.network import Network
+from ..solvers.cycles import Solvers
 from .task import Task
 
 
@@ -51,7 +51,7 @@ def gradient_on(ranks: int, task: Task, solver: Solvers, link: Link) -> Predicte
     def work(member: Member) -> tuple[Statistics, list[str]]:
         mine = shared(whole)
         mine.solver = solver
-        lp.distribute(mine, member)
+        distribute(mine, member)
         task.gradient(mine)  # once more than `timed` does: memory that the first one has given back
         member.timed(lambda: task.gradient(mine), task.repeats)
         solved = [*mine.solutions, *mine.adjoint_solutions]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from layerparallel.group import Link
-from layerparallel.measure import GradientError
-from layerparallel.solvers import MGRIT, Serial
-
+from ..group import Link
+from ..solvers import MGRIT, Serial
+from ..solvers.measure import GradientError
 from .baselines import OneRank, data_parallel, pipeline
 from .parallel import Predicted, gradient_on
 from .search import Search

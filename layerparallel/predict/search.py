@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from layerparallel.group import Link
-from layerparallel.measure import GradientError, Gradients, compare
-from layerparallel.solvers import MGRIT, Serial
-
+from ..group import Link
+from ..solvers import MGRIT, Serial
+from ..solvers.measure import GradientError, Gradients, compare
 from .baselines import SCHEDULES, OneRank, Pass, all_reduce, pipeline
 from .estimate import Estimator
 from .task import Task

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from layerparallel.solvers import MGRIT, Serial
-from layerparallel.solvers import describe as as_json
-from layerparallel.tuning import describe
-
+from ..network.tuning import describe
+from ..solvers import MGRIT, Serial
+from ..solvers import describe as as_json
 from .scaling import Row
 from .search import Split
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerparallel.errors import InputError
-from layerparallel.fields import as_state
-from layerparallel.measure import Gradients, gradients
-from layerparallel.network import Network
-from layerparallel.solvers.cycles import Solvers
+from ..errors import InputError
+from ..network.network import Network
+from ..solvers.cycles import Solvers
+from ..solvers.measure import Gradients, gradients
+from ..steps.state import as_state
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import nn
 
-from layerparallel.data.augment import Preparation
-from layerparallel.data.base import Dataset
-from layerparallel.errors import InputError
-from layerparallel.evaluate import CLASSIFICATION, Task
-from layerparallel.team import Team
-from layerparallel.trainer import Phase, Run
-from layerparallel.training.base import Method
+from ..data.augment import Preparation
+from ..data.base import Dataset
+from ..errors import InputError
+from ..group.team import Team
+from ..runs import Phase, Run
+from ..runs.evaluate import CLASSIFICATION, Task
+from ..training.base import Method
 
 Module = TypeVar("Module", bound=nn.Module)
 

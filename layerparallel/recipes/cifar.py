@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from layerparallel.recipes.residual import Residual
+from .residual import Residual
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,20 @@ from typing import Literal
 import torch
 from torch import nn
 
-from layerparallel.body import chain
-from layerparallel.data.augment import Preparation
-from layerparallel.data.base import Dataset
-from layerparallel.distribution import distribute
-from layerparallel.network import Network
-from layerparallel.recipes.base import Base, bounded
-from layerparallel.refinement import refine
-from layerparallel.solvers import MGRIT, Serial
-from layerparallel.team import Team
-from layerparallel.trainer import Phase
-from layerparallel.training.adaptive import Adaptive
-from layerparallel.training.backprop import Backprop
-from layerparallel.training.base import Method
-from layerparallel.training.objective import Objective
+from ..data.augment import Preparation
+from ..data.base import Dataset
+from ..group.team import Team
+from ..network.chain import chain
+from ..network.distribution import distribute
+from ..network.network import Network
+from ..network.refinement import refine
+from ..runs import Phase
+from ..solvers import MGRIT, Serial
+from ..training.adaptive import Adaptive
+from ..training.backprop import Backprop
+from ..training.base import Method
+from ..training.objective import Objective
+from .base import Base, bounded
 
 
 @dataclass(frozen=True)

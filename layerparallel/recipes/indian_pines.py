@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from layerparallel.data.base import Dataset
-from layerparallel.data.indian_pines import Scene, indian_pines
-from layerparallel.evaluate import logits
-from layerparallel.layers import Dense
-from layerparallel.recipes import pictures
-from layerparallel.recipes.common import Common
+from ..data.base import Dataset
+from ..data.indian_pines import Scene, indian_pines
+from ..runs.evaluate import logits
+from ..steps.layers import Dense
+from . import pictures
+from .common import Common
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from layerparallel.data import level_sets as points
-from layerparallel.data.base import Dataset
-from layerparallel.evaluate import logits
-from layerparallel.layers import Dense
-from layerparallel.recipes.common import Common
+from ..data import level_sets as points
+from ..data.base import Dataset
+from ..runs.evaluate import logits
+from ..steps.layers import Dense
+from .common import Common
 
 PICTURE_CELLS = 300
 PICTURE_POINTS = 500
@@ -54,7 +54,7 @@ class LevelSets(Common):
 
     def picture(self, data: Dataset, network: nn.Module, folder: Path) -> None:
         """Decision regions over the square, with validation points on them."""
-        from layerparallel import report
+        from .. import report
 
         cells = points.grid(PICTURE_CELLS, self.torch_dtype)
         predicted = logits(network, cells.flatten(0, 1)).argmax(dim=-1)

@@ -6,14 +6,14 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from layerparallel.data.augment import Augmentation, Preparation
-from layerparallel.data.base import Dataset
-from layerparallel.data.folder import folder as images_of
-from layerparallel.data.mnist import mnist
-from layerparallel.layers import Convolution
-from layerparallel.recipes import pictures
-from layerparallel.recipes.base import part
-from layerparallel.recipes.common import Common
+from ..data.augment import Augmentation, Preparation
+from ..data.base import Dataset
+from ..data.folder import folder as images_of
+from ..data.mnist import mnist
+from ..steps.layers import Convolution
+from . import pictures
+from .base import part
+from .common import Common
 
 
 @dataclass(frozen=True)

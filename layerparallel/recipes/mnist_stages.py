@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from layerparallel.data.augment import Augmentation
-from layerparallel.recipes.residual import Residual
+from ..data.augment import Augmentation
+from .residual import Residual
 
 
 @dataclass(frozen=True)

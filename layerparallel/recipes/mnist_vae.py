@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from layerparallel.data.augment import Preparation
-from layerparallel.data.base import Dataset
-from layerparallel.evaluate import Task
-from layerparallel.models.vae import Reconstruction, Variational, resnet_vae, vae_loss
-from layerparallel.network import Network
-from layerparallel.recipes import pictures
-from layerparallel.recipes.base import bounded
-from layerparallel.recipes.stages import Stages
+from ..data.augment import Preparation
+from ..data.base import Dataset
+from ..models.vae import Reconstruction, Variational, resnet_vae, vae_loss
+from ..network.network import Network
+from ..runs.evaluate import Task
+from . import pictures
+from .base import bounded
+from .stages import Stages
 
 COLUMNS = 16
 """Images in a row of the picture."""

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from layerparallel import data as data_sets
-from layerparallel.data.augment import Augmentation
-from layerparallel.data.base import Dataset
-from layerparallel.errors import InputError
-from layerparallel.recipes.base import part
-from layerparallel.recipes.subnetworks import Subnetworks
+from .. import data as data_sets
+from ..data.augment import Augmentation
+from ..data.base import Dataset
+from ..errors import InputError
+from .base import part
+from .parareal_network import Subnetworks
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from layerparallel.data.augment import Preparation
-from layerparallel.data.base import Dataset
-from layerparallel.evaluate import logits
+from ..data.augment import Preparation
+from ..data.base import Dataset
+from ..runs.evaluate import logits
 
 UNKNOWN = -1
 DOTS = 130

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from layerparallel.data.augment import Augmentation, Preparation
-from layerparallel.data.base import Dataset
-from layerparallel.models import resnet, wide_resnet
-from layerparallel.network import Network
-from layerparallel.recipes import pictures
-from layerparallel.recipes.base import bounded
-from layerparallel.recipes.stages import Stages
+from ..data.augment import Augmentation, Preparation
+from ..data.base import Dataset
+from ..models import resnet, wide_resnet
+from ..network.network import Network
+from . import pictures
+from .base import bounded
+from .stages import Stages
 
 
 @dataclass(frozen=True)

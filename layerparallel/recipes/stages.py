@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 
-from layerparallel import data as data_sets
-from layerparallel.data.base import Dataset
-from layerparallel.distribution import distribute
-from layerparallel.errors import InputError
-from layerparallel.network import Network
-from layerparallel.recipes.base import Base, bounded, part
-from layerparallel.staged import Staged
-from layerparallel.team import Team
-from layerparallel.trainer import Phase
-from layerparallel.training.auxiliary import Auxiliary, AuxiliaryMethod, parse
-from layerparallel.training.backprop import Backprop
-from layerparallel.training.base import Method
+from .. import data as data_sets
+from ..data.base import Dataset
+from ..errors import InputError
+from ..group.team import Team
+from ..network.distribution import distribute
+from ..network.network import Network
+from ..runs import Phase
+from ..staged import Staged
+from ..training.auxiliary import Auxiliary, AuxiliaryMethod, parse
+from ..training.backprop import Backprop
+from ..training.base import Method
+from .base import Base, bounded, part
 
 DROPS = 4
 """Equal parts of a training, from one to the next of which the rate "steps" falls to a tenth."""

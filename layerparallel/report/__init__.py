@@ -1,12 +1,12 @@
 """From the record of a run to what a person looks at: pictures, and one HTML page.
 
-`plots` draws RUN/plots/*.png, `write` makes the page of one or several runs. The page is made of the
-record alone; what it holds is read by `story`, drawn by `curves`, `stages`, `subnetworks`,
-`tradeoff` (with `drawing`) and `cycle`, put in tables by `tables`, and laid out by page.html.
+It knows records alone, no networks and no training. `plots` draws RUN/plots/*.png, `write` makes
+the page of one or several runs. Open `page.py` first; `story.py` reads records, `tables.py` and
+`curves.py` show them.
 """
 
-from layerparallel.report.page import render, write
-from layerparallel.report.pictures import folder_of, plots, regions
+from .page import render, write
+from .pictures import folder_of, plots, regions
 
 PAGE = "report.html"
 """Name of the page in a run folder."""

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from layerparallel.report import stages
-from layerparallel.report.drawing import COLOURS, Array, Curve, Plot, colour, plot
-from layerparallel.report.story import Line, Story
+from . import stages
+from .drawing import COLOURS, Array, Curve, Plot, colour, plot
+from .story import Line, Story
 
 Horizontal = Callable[[list[Line]], Array]
 

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
 
-from layerparallel import cost
-from layerparallel.cost import Event
-from layerparallel.solvers import MGRIT, Serial
+from ..solvers import MGRIT, Serial, cost
+from ..solvers.cost import Event
 
 WIDTH, MARGIN = 380.0, 12.0
 STEP = 7.0

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from layerparallel import __version__, cost
-from layerparallel.errors import InputError
-from layerparallel.record import write_atomically
-from layerparallel.report import curves, cycle, stages, subnetworks, tables, tradeoff
-from layerparallel.report.drawing import COLOURS, Panel, Plot, panel
-from layerparallel.report.story import Story, notes, tell
-from layerparallel.solvers import MGRIT, Serial
+from ..errors import InputError
+from ..runs.files import write_atomically
+from ..solvers import MGRIT, Serial, cost
+from ..version import __version__
+from . import curves, cycle, parareal, stages, tables, tradeoff
+from .drawing import COLOURS, Panel, Plot, panel
+from .story import Story, notes, tell
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_SOLVERS = 4
@@ -67,7 +67,7 @@ def _contents(stories: Sequence[Story]) -> dict[str, Any]:
     changed, options = tables.options(stories)
     time = tables.time(stories)
     recipes = dict.fromkeys(story.recipe for story in stories)
-    violations, corrections = stages.violations(stories), subnetworks.corrections(stories)
+    violations, corrections = stages.violations(stories), parareal.corrections(stories)
     return {
         "title": " and ".join(recipes) + ("" if len(stories) == 1 else f", {len(stories)} runs"),
         "version": __version__,
@@ -89,7 +89,7 @@ def _contents(stories: Sequence[Story]) -> dict[str, Any]:
         "learning": _panels(curves.learning(stories)),
         "stages": stages.table(stories),
         "violations": _panels([violations] if violations else []),
-        "subnetworks": subnetworks.table(stories),
+        "subnetworks": parareal.table(stories),
         "corrections": _panels([corrections] if corrections else []),
         "compared": _panels(tradeoff.compared(stories)),
         "exactness": _panels(curves.exactness(stories)),

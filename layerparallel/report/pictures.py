@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerparallel.record import history, read, read_summary
-from layerparallel.report import stages, subnetworks
-from layerparallel.report.drawing import sheet
-from layerparallel.report.story import tell
+from ..runs.record import history, read, read_summary
+from . import parareal, stages
+from .drawing import sheet
+from .story import tell
 
 OURS, THEIRS = "#1f5fbf", "#d1495b"
 FORWARD, ADJOINT = "#1f5fbf", "#e08e1b"
@@ -64,7 +64,7 @@ def _second(run: Path, records: list[dict[str, Any]]) -> Path:
     epochs = history(records, "epoch")
     for key, name, draw in (
         ("violations", "violations.png", stages.violations),
-        ("jumps", "corrections.png", subnetworks.corrections),
+        ("jumps", "corrections.png", parareal.corrections),
     ):
         if any(line.get(key) for line in epochs) and (found := draw([tell(run)])) is not None:
             return sheet([found], folder_of(run) / name)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from layerparallel.report.drawing import GRID, Band, Curve, Plot, colour, plot
-from layerparallel.report.story import Line, Story
-from layerparallel.report.tables import NONE, Table, bytes_of, number, of_each, option, percent
+from .drawing import GRID, Band, Curve, Plot, colour, plot
+from .story import Line, Story
+from .tables import NONE, Table, bytes_of, number, of_each, option, percent
 
 STYLES = ("solid", "dashed", "dotted", "dash-dot")
 """Of interfaces 1, 2, ...; those of more interfaces begin again."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layerparallel import solvers
-from layerparallel.record import RecordError, history, read, read_summary
-from layerparallel.solvers import MGRIT, Serial, Split
+from .. import solvers
+from ..runs.record import RecordError, history, read, read_summary
+from ..solvers import MGRIT, Serial, Split
 
 Line = dict[str, Any]
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layerparallel.report.story import Line, Story, points
-from layerparallel.solvers import MGRIT, Serial, Split
+from ..solvers import MGRIT, Serial, Split
+from .story import Line, Story, points
 
 NONE = "–"
 PARTS = (

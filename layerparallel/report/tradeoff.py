@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from layerparallel.report.drawing import INK, Curve, Plot, colour, plot
-from layerparallel.report.story import Story
+from .drawing import INK, Curve, Plot, colour, plot
+from .story import Story
 
 ASIDE = ("seed", "serial_epochs", "evaluate_every", "checkpoint_every", "checkpoint_seconds", "budget")
 ASIDE += ("folder",)

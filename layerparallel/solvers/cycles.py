@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from .mgrit import MGRIT
-from .serial import Serial, Split
+from .serial import Serial
+from .split import Split
 
 Solver = Serial | MGRIT | Split
 Solvers = Solver | tuple[Solver, ...]

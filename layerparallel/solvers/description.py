@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import UnknownNameError
 from .mgrit import MGRIT
-from .serial import Serial, Split
+from .serial import Serial
+from .split import Split
 
 KINDS: dict[str, type[Serial | MGRIT | Split]] = {"Serial": Serial, "MGRIT": MGRIT, "Split": Split}
 

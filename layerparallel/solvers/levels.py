@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
 
-from ..chain import Adjoint, Chain, Intervals, Recorder, State, copy_into
+from ..chains.chain import Adjoint, Chain, Intervals, Recorder
+from ..chains.placement import move_arrivals, move_points
 from ..group.base import Link, Pending
 from ..group.blocks import Blocks
-from ..group.placement import Placement, move_arrivals, move_points
-
-if TYPE_CHECKING:
-    from .mgrit import MGRIT
+from ..steps.state import State, copy_into
+from .settings import Settings
 
 
 class Levels:
@@ -23,10 +21,12 @@ class Levels:
     between two ranks, or every rank is to solve the coarsest level: then the states move.
     """
 
-    def __init__(self, solver: MGRIT, chain: Chain, u0: State, recorder: Recorder | None, collect: bool):
+    def __init__(
+        self, solver: Settings, chain: Chain, u0: State, recorder: Recorder | None, collect: bool
+    ):
         self.solver, self.u0, self.recorder, self.collect = solver, u0, recorder, collect
         self.backward, self.linear = chain.reverse, chain.linear
-        place = Placement.of(chain)
+        place = chain.place
         self.group = place.group
         factors = solver.factors(place.depth)
         self.bottom = len(factors)

@@ -11,39 +11,25 @@ the coarsening m, the m steps between two of them are an interval. Two levels:
 4. ``u_i <- v_i``, F-relaxation. The last one of a cycle is the first one of the next.
 
 Trailing steps that fill no interval (the leading ones of an adjoint) are propagated as they are.
-Source: Guenther, Ruthotto, Schroder, Cyr, Gauger (2020), section 3. Here are its settings; in
-`multigrid` the cycles, and in `levels` what they work on.
+Source: Guenther, Ruthotto, Schroder, Cyr, Gauger (2020), section 3. Its settings are in
+`settings`, the cycles in `multigrid`, and what they work on in `levels`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass
 
-from torch import Tensor
-
-from ..chain import Chain, CoarseOperator, Recorder, State, two_norm
-from ..errors import UnknownNameError, named_options
-from ..solution import Solution
-from .levels import gathered_is_quicker
+from ..chains.chain import Chain, Recorder
+from ..errors import named_options
+from ..steps.state import State
 from .multigrid import Solve
-from .serial import MEMORY, Serial
-
-Norm = Callable[[State], Tensor]
-Coarse = Literal["inject", "mean_parameters", "mean_residual", "picard"]
-"""How a coarse step stands for the steps of its interval; see `CoarseOperator`."""
-CHOICES = {
-    "cycle": ("V", "F", "W"),
-    "coarse": get_args(Coarse),
-    "start": ("coarse", "nested", "constant"),
-    "memory": MEMORY,
-}
+from .settings import Settings
+from .solution import Solution
 
 
 @named_options
 @dataclass(frozen=True)
-class MGRIT:
+class MGRIT(Settings):
     """Layer-parallel multigrid for the forward and the adjoint propagation.
 
     Args:
@@ -71,79 +57,6 @@ class MGRIT:
         guard: fall back to the serial solver, for this batch, when residuals grow or are not finite.
         norm: norm of residuals, of an array of states (points, ...) in the chain's own layout.
     """
-
-    levels: int = 2
-    coarsening: int | tuple[int, ...] = 8
-    relaxation: int | tuple[int, ...] = 0
-    cycle: Literal["V", "F", "W"] = "V"
-    forward_cycles: int = 2
-    adjoint_cycles: int = 2
-    tolerance: float | None = None
-    coarse: Coarse = "inject"
-    samples: int | None = None
-    start: Literal["coarse", "nested", "constant"] = "coarse"
-    first_down: bool = False
-    smallest: int = 1
-    warm_start: bool = False
-    memory: Literal["store", "recompute"] = "store"
-    guard: bool = True
-    norm: Norm = two_norm
-
-    def __post_init__(self) -> None:
-        _check_settings(self)
-
-    @property
-    def forward(self) -> MGRIT:
-        return self
-
-    @property
-    def adjoint(self) -> MGRIT:
-        """The same solver with the adjoint's number of cycles."""
-        return replace(self, forward_cycles=self.adjoint_cycles)
-
-    @property
-    def operator(self) -> CoarseOperator:
-        return CoarseOperator(self.coarse, self.samples)
-
-    def factors(self, steps: int) -> list[int]:
-        """The coarsening from every level to the next, for a chain of `steps` steps."""
-        factors: list[int] = []
-        while len(factors) < self.levels - 1:
-            m = _of_level(self.coarsening, len(factors))
-            if steps // m < self.smallest:
-                break
-            factors.append(m)
-            steps //= m
-        return factors
-
-    def relaxations(self, level: int) -> int:
-        return _of_level(self.relaxation, level)
-
-    def check(self, steps: int) -> None:
-        """Refuses a chain on which the coarse levels cannot be built.
-
-        Raises:
-            ValueError: the coarsening is beyond the depth, or there are more levels than it allows.
-        """
-        built = len(self.factors(steps)) + 1
-        if 1 < built < self.levels and self.smallest == 1:
-            raise ValueError(
-                f"levels={self.levels} cannot be built on a chain of {steps} steps by coarsening "
-                f"{self.coarsening}; use levels={built} or less, or smallest=2 to stop where it ends"
-            )
-        if built == 1:
-            m = _of_level(self.coarsening, 0)
-            raise ValueError(
-                f"coarsening {m} leaves {steps // m} coarse steps of a chain of {steps}, fewer than "
-                f"{self.smallest}; use a coarsening of at most {max(steps // self.smallest, 1)} or "
-                "Serial()"
-            )
-
-    def groups(self, steps: int) -> int:
-        """In how many groups the intervals are recomputed; 1 if everything is stored."""
-        if self.memory == "store":
-            return 1
-        return max(2, round((steps // self.factors(steps)[0]) ** 0.5))
 
     def solve(
         self,
@@ -183,43 +96,3 @@ def Parareal(
         **fixed,  # type: ignore[arg-type]
         **options,
     )
-
-
-def _of_level(setting: int | tuple[int, ...], level: int) -> int:
-    return setting if isinstance(setting, int) else setting[min(level, len(setting) - 1)]
-
-
-def _check_settings(s: MGRIT) -> None:
-    def refuse(name: str, bound: str) -> None:
-        raise ValueError(f"{name}={getattr(s, name)!r} is out of range; use {bound}")
-
-    coarsening = s.coarsening if isinstance(s.coarsening, tuple) else (s.coarsening,)
-    relaxation = s.relaxation if isinstance(s.relaxation, tuple) else (s.relaxation,)
-    for name in ("levels", "forward_cycles", "adjoint_cycles", "smallest"):
-        if not isinstance(getattr(s, name), int):
-            refuse(name, "a whole number")
-    for name, several in (("coarsening", coarsening), ("relaxation", relaxation)):
-        if not all(isinstance(value, int) for value in several):
-            refuse(name, "a whole number, or a tuple of one per level")
-    if s.levels < 2:
-        refuse("levels", "2 or more, or Serial()")
-    if not coarsening or any(m < 2 for m in coarsening):
-        refuse("coarsening", "2 or more")
-    if not relaxation or any(nu < 0 for nu in relaxation):
-        refuse("relaxation", "0 (F), 1 (FCF) or more")
-    if s.forward_cycles < 1:
-        refuse("forward_cycles", "1 or more, or Split(forward=Serial(), ...)")
-    if s.adjoint_cycles < 1:
-        refuse("adjoint_cycles", "1 or more, or Split(..., adjoint=Serial())")
-    if s.tolerance is not None and not s.tolerance > 0:
-        refuse("tolerance", "a positive number or None")
-    for name, known in CHOICES.items():
-        if getattr(s, name) not in known:
-            raise UnknownNameError(name, getattr(s, name), known)
-    if s.samples is not None and s.samples < 1:
-        refuse("samples", "1 or more, or None for all layers of an interval")
-    if s.smallest < 1:
-        refuse("smallest", "1 or more")
-
-
-__all__ = ["MGRIT", "Parareal", "Serial", "gathered_is_quicker"]

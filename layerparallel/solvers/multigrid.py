@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..chain import Intervals, State, copy_into, state_map
+from ..chains.chain import Intervals
 from ..group.base import Pending
-from ..solution import Solution
+from ..steps.state import State, copy_into, state_map
 from .levels import Levels, over_points
+from .solution import Solution
 
 
 class Solve(Levels):

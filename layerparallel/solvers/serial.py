@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from ..chain import Adjoint, Chain, Intervals, Recorder, State
+from ..chains.chain import Adjoint, Chain, Intervals, Recorder
 from ..errors import UnknownNameError, named_options
-from ..group.placement import Placement
-from ..solution import Solution
-
-if TYPE_CHECKING:
-    from .mgrit import MGRIT
-
-MEMORY = ("store", "recompute")
+from ..steps.state import State
+from .settings import MEMORY
+from .solution import Solution
 
 
 def segments(chain: Chain, parts: int) -> list[Intervals]:
@@ -79,34 +75,8 @@ class Serial:
 
         end = u0
         if chain.steps:
-            place = Placement.of(chain)
+            place = chain.place
             before, behind = place.next_to(chain.reverse)
             end = place.group.relay(u0, behind, before, work)
         seconds = [time.perf_counter() - began]
         return Solution(end=end, evaluations=[chain.steps], seconds=seconds)
-
-
-@dataclass(frozen=True)
-class Split:
-    """One solver for the forward and another for the adjoint propagation.
-
-    For example ``Split(forward=Serial(), adjoint=MGRIT(levels=2, coarsening=8))``.
-    """
-
-    forward: Serial | MGRIT
-    adjoint: Serial | MGRIT
-
-    def __post_init__(self) -> None:
-        if self.forward.memory != self.adjoint.memory:
-            raise ValueError(
-                f"the forward solver's memory policy is {self.forward.memory!r} and the adjoint "
-                f"solver's {self.adjoint.memory!r}; give both the same"
-            )
-
-    @property
-    def memory(self) -> str:
-        return self.forward.memory
-
-    def check(self, steps: int) -> None:
-        self.forward.check(steps)
-        self.adjoint.check(steps)

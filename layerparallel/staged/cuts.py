@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import draws
 from ..errors import InputError
-from ..fields import plain_attention
+from ..steps import draws
+from ..steps.attention import plain_attention
 from .pieces import Piece
 
 Bond = tuple[int, int, nn.Parameter]

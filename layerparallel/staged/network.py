@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..chain import State
-from ..crossing import Form, crossed, everywhere, told
-from ..distribution import Elsewhere
 from ..errors import InputError
-from ..fields import as_given, as_state
 from ..group import Group, layer_group
 from ..group.agreement import agree
-from ..norms import Norms
+from ..group.norms import Norms
+from ..network.crossing import Form, crossed, everywhere, told
+from ..network.distribution import Elsewhere
+from ..steps.state import State, as_given, as_state
 from .cuts import cut
 from .numbers import Numbers, draw_on_from, drawing
 from .pieces import Piece, named_modules, pieces_of

@@ -9,10 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..body import Driven
-from ..fields import as_state
-from ..network import Network, SerialChains, SerialNetwork
-from ..serial_twins import SerialBody, SerialFunction, SerialTied, serial_step
+from ..network.driven import Driven
+from ..network.network import Network
+from ..network.sequence import hooked, in_order, refuse_whole
+from ..network.serial_twins import (
+    SerialBody,
+    SerialFunction,
+    SerialTied,
+    serial_step,
+)
+from ..steps.state import as_state
 
 
 @dataclass(frozen=True)
@@ -99,16 +105,7 @@ def named_modules(network: Any) -> dict[str, nn.Module]:
                     f"{module!r} is not a module; give torch.nn modules, nn.Flatten() for a reshape"
                 )
         network = nn.Sequential(*network)
-    if not _in_order(network):
-        raise TypeError(
-            f"{type(network).__name__} has a forward of its own, which cannot be taken apart; give its "
-            "modules in the order of their application, [model.stem, *model.blocks, model.head]"
-        )
-    if _hooked(network):
-        raise TypeError(
-            f"{type(network).__name__} has hooks, which would not be called once it is taken apart; put "
-            "them on modules inside it"
-        )
+    refuse_whole(network)
     return {name: module for name, module in network._modules.items() if module is not None}
 
 
@@ -121,23 +118,8 @@ def pieces_of(holder: nn.Module, name: str) -> Iterator[Piece]:
         yield from (TiedStep(module, "layer", n) for n in range(module.depth))
     elif isinstance(module, SerialFunction):
         yield from (FunctionStep(holder, name, n) for n in range(module.depth))
-    elif _in_order(module) and not _hooked(module):
+    elif in_order(module) and not hooked(module):
         for key in module._modules:
             yield from pieces_of(module, key)
     else:
         yield Piece(holder, name)
-
-
-def _in_order(module: nn.Module) -> bool:
-    """Whether a module's forward does no more than apply its modules in order."""
-    if "forward" in module.__dict__:  # of this object alone
-        return False
-    if isinstance(module, nn.Sequential):
-        return type(module).forward is nn.Sequential.forward
-    return isinstance(module, SerialNetwork | SerialChains) or type(module) is nn.ModuleList
-
-
-def _hooked(module: nn.Module) -> bool:
-    """Whether something is called before or after it, forward or back."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    return any((*hooks, module._backward_hooks, module._backward_pre_hooks))

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from layerparallel.network import Network
-from layerparallel.solvers.cycles import (
+from ..network.network import Network
+from ..solvers.cycles import (
     Solvers,
     all_cycles,
     cycles_of,
@@ -17,9 +17,9 @@ from layerparallel.solvers.cycles import (
     serially,
     with_cycles,
 )
-from layerparallel.training.base import Method, StepRecord
-from layerparallel.training.comparison import error_of
-from layerparallel.training.objective import Objective
+from .base import Method, StepRecord
+from .comparison import error_of
+from .objective import Objective
 
 Action = Literal["keep", "raise", "lower", "serial", "return"]
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from layerparallel.layerwise import load_optimizer_state_dict, optimizer_state_dict
-from layerparallel.training.base import StepRecord, count_correct, last_residual
+from .base import StepRecord, count_correct, last_residual
+from .layerwise import load_optimizer_state_dict, optimizer_state_dict
 
 
 class Backprop:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from layerparallel.network import Network
-from layerparallel.solvers.cycles import Solvers, serially
+from ..network.network import Network
+from ..solvers.cycles import Solvers, serially
 
 
 def error_of(network: Network, solver: Solvers, loss: Callable[[], Tensor]) -> tuple[float, float]:

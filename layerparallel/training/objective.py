@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from layerparallel.body import Body
-from layerparallel.group import Group
-from layerparallel.network import Network
+from ..group import Group
+from ..network.bodies import Body
+from ..network.network import Network
 
 
 class _InDepth(torch.autograd.Function):

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from layerparallel.layerwise import load_optimizer_state_dict, optimizer_state_dict
-from layerparallel.network import Network
-from layerparallel.optim import LBFGS
-from layerparallel.propagate import Guess
-from layerparallel.training.base import StepRecord, count_correct, last_residual
-from layerparallel.training.objective import Objective
+from ..network.network import Network
+from ..network.propagate import Guess
+from .base import StepRecord, count_correct, last_residual
+from .layerwise import load_optimizer_state_dict, optimizer_state_dict
+from .objective import Objective
+from .optim import LBFGS
 
 
 class OneShot:

@@ -19,8 +19,8 @@ from typing import Any
 
 PRELOAD = [
     "torch._dynamo",  # the first optimiser imports it
-    "layerparallel.checkpoint.shards",
-    "layerparallel.distribution",
+    "layerparallel.runs.checkpoint.shards",
+    "layerparallel.network.distribution",
     "layerparallel.group.start",
     "layerparallel.training.backprop",
 ]

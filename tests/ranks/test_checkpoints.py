@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import layerparallel as lp
-from layerparallel import checkpoint, layerwise
-from layerparallel.checkpoint import CheckpointError, Moment
 from layerparallel.group import ALONE
+from layerparallel.runs import checkpoint
+from layerparallel.runs.checkpoint import CheckpointError, Moment
+from layerparallel.training import layerwise
 
 STEPS = 3
 
@@ -240,7 +241,7 @@ def saved_twice(group, folder: str) -> None:
 
 def full_disk(group, folder: str) -> tuple[str, int]:
     """One rank cannot write: what every rank is told, and which checkpoint is left."""
-    from layerparallel.checkpoint import shards
+    from layerparallel.runs.checkpoint import shards
 
     job = Job(group, "stacked", "adam")
     job.save(folder, 1)

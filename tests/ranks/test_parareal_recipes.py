@@ -8,11 +8,12 @@ import small
 import stage_images
 from small import Killed
 
-from layerparallel import data, record, trainer
+from layerparallel import data, runs
 from layerparallel.errors import InputError
 from layerparallel.group import ALONE, Group
+from layerparallel.group.team import Team
 from layerparallel.recipes.parareal import MnistParareal
-from layerparallel.team import Team
+from layerparallel.runs import record
 from layerparallel.training.backprop import Backprop
 
 TINY: dict[str, Any] = {"depth": 14, "width": 2, "batch": 20, "epochs": 2, "dtype": "float64"}
@@ -40,7 +41,7 @@ def do(
     data.load = lambda name, **more: digits
     try:
         run = MnistParareal(**{**TINY, **options}).build(team or Team(layer=group))
-        return (trainer.resume if resumes else trainer.train)(run, Path(folder)).summary
+        return (runs.resume if resumes else runs.train)(run, Path(folder)).summary
     except Killed:
         return None
     finally:

@@ -12,11 +12,12 @@ import torch
 from launching import launch
 from small import Killed
 
-from layerparallel import checkpoint, cli, record, trainer
+from layerparallel import cli, runs
 from layerparallel.cli.runs import trained as trained_network
 from layerparallel.errors import InputError
-from layerparallel.evaluate import accuracy
-from layerparallel.team import Team
+from layerparallel.group.team import Team
+from layerparallel.runs import checkpoint, record
+from layerparallel.runs.evaluate import accuracy
 from layerparallel.training.backprop import Backprop
 
 HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def do(place, folder: str, options: dict, resumes: bool = False, until: int | No
 
     Backprop.step = mortal
     try:
-        outcome = (trainer.resume if resumes else trainer.train)(run, Path(folder))
+        outcome = (runs.resume if resumes else runs.train)(run, Path(folder))
     except Killed:
         return None
     finally:
@@ -73,7 +74,7 @@ def assert_close(folder: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_ranks_train_as_one_process_does(pool, tmp_path, shape):
-    one = trainer.train(small.recipe().build(), record.new_folder(tmp_path / "one")).summary
+    one = runs.train(small.recipe().build(), record.new_folder(tmp_path / "one")).summary
     folder = record.new_folder(tmp_path / "several")
     summaries = on(pool, shape)(do, str(folder), {})
     assert_close(tmp_path / "one", folder)
@@ -104,7 +105,7 @@ def test_ranks_train_as_one_process_does(pool, tmp_path, shape):
     ids=lambda options: next(iter(options)),
 )
 def test_refinement_adaptivity_and_smoothness_are_those_of_one_process(pool, tmp_path, options):
-    trainer.train(small.recipe(**options).build(), record.new_folder(tmp_path / "one"))
+    runs.train(small.recipe(**options).build(), record.new_folder(tmp_path / "one"))
     pool.run(3, do, str(record.new_folder(tmp_path / "several")), options)
     assert_close(tmp_path / "one", tmp_path / "several")
 
@@ -137,7 +138,7 @@ def evaluated(group, folder: str) -> tuple[float, float]:
 
 
 def test_a_run_of_one_process_is_evaluated_on_several(pool, tmp_path):
-    summary = trainer.train(small.recipe().build(), record.new_folder(tmp_path)).summary
+    summary = runs.train(small.recipe().build(), record.new_folder(tmp_path)).summary
     wanted = summary["validation_accuracy"], summary["validation_accuracy_parallel"]
     assert pool.run(3, evaluated, str(tmp_path)) == [wanted] * 3
 
@@ -186,7 +187,7 @@ def test_a_run_that_another_process_works_on_is_refused_on_every_rank(pool, tmp_
 
 
 def test_options_that_the_checkpoint_does_not_fit_are_refused_on_every_rank(pool, tmp_path):
-    trainer.train(small.recipe(serial_epochs=0).build(), record.new_folder(tmp_path))
+    runs.train(small.recipe(serial_epochs=0).build(), record.new_folder(tmp_path))
     told = pool.run(3, refused, str(tmp_path), {"width": 6}, True)
     assert told == [told[0]] * 3
     assert "does not fit the options" in told[0]

@@ -8,9 +8,10 @@ import small
 import stage_images
 from small import Killed
 
-from layerparallel import data, record, trainer
+from layerparallel import data, runs
 from layerparallel.group import ALONE, Group
-from layerparallel.team import Team
+from layerparallel.group.team import Team
+from layerparallel.runs import record
 from layerparallel.training.auxiliary import AuxiliaryMethod
 
 OPTIONS: dict[str, Any] = {"checkpoint_seconds": 1e-9}
@@ -37,7 +38,7 @@ def do(
     data.load = lambda name, **more: digits
     try:
         run = getattr(stage_images, kind)(**OPTIONS, **options).build(Team(layer=group))
-        return (trainer.resume if resumes else trainer.train)(run, Path(folder)).summary
+        return (runs.resume if resumes else runs.train)(run, Path(folder)).summary
     except Killed:
         return None
     finally:

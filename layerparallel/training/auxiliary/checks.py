@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from layerparallel.data.batches import Batch
-from layerparallel.errors import InputError
-from layerparallel.training.auxiliary.filters import Shape
-from layerparallel.training.auxiliary.settings import Auxiliary
+from ...data.batches import Batch
+from ...errors import InputError
+from .filters import Shape
+from .settings import Auxiliary
 
 if TYPE_CHECKING:
-    from layerparallel.staged import Staged
+    from ...staged import Staged
 
 
 def stages(network: Staged, settings: Auxiliary) -> None:

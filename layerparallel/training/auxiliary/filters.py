@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from layerparallel.errors import InputError, UnknownNameError
-from layerparallel.training.auxiliary.filter import Filter, Form, Shape, Whole
-from layerparallel.training.auxiliary.low_rank import LowRank
-from layerparallel.training.auxiliary.pool import WAYS, Pool
-from layerparallel.training.auxiliary.rounded import KINDS, Rounded
+from ...errors import InputError, UnknownNameError
+from .filter import Filter, Form, Shape, Whole
+from .low_rank import LowRank
+from .pool import WAYS, Pool
+from .rounded import KINDS, Rounded
 
 NAMES = ("none", "pool", "lowrank", *KINDS)
 

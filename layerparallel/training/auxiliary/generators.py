@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from layerparallel import draws
-from layerparallel.layerwise import load_optimizer_state_dict, optimizer_state_dict
-from layerparallel.training.auxiliary.filters import Filter, Shape
-from layerparallel.training.auxiliary.store import Rows
+from ...steps import draws
+from ..layerwise import load_optimizer_state_dict, optimizer_state_dict
+from .filters import Filter, Shape
+from .store import Rows
 
 Build = Callable[[Shape, Shape], nn.Module]
 """Makes a network from inputs to Λ, given the shapes of one sample of both."""

@@ -10,8 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from layerparallel.errors import InputError
-from layerparallel.training.auxiliary.filter import Filter, Shape
+from ...errors import InputError
+from .filter import Filter, Shape
 
 FLOOR = 1e-4
 """Of a sample's singular values, relative to its largest, where they are shared out to L and R."""

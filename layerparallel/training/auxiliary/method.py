@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from layerparallel.data.batches import Batch
-from layerparallel.errors import InputError
-from layerparallel.group.agreement import agree
-from layerparallel.layerwise import load_optimizer_state_dict, optimizer_state_dict
-from layerparallel.team import Team
-from layerparallel.training.auxiliary import checks
-from layerparallel.training.auxiliary.filters import parse
-from layerparallel.training.auxiliary.generators import Build, Generators, generator
-from layerparallel.training.auxiliary.parallel import Parallel
-from layerparallel.training.auxiliary.propagation import forms_of, propagate
-from layerparallel.training.auxiliary.settings import Auxiliary
-from layerparallel.training.auxiliary.store import Store
-from layerparallel.training.base import StepRecord, count_correct
+from ...data.batches import Batch
+from ...errors import InputError
+from ...group.agreement import agree
+from ...group.team import Team
+from ..base import StepRecord, count_correct
+from ..layerwise import load_optimizer_state_dict, optimizer_state_dict
+from . import checks
+from .filters import parse
+from .generators import Build, Generators, generator
+from .parallel import Parallel
+from .propagation import forms_of, propagate
+from .settings import Auxiliary
+from .store import Store
 
 if TYPE_CHECKING:
-    from layerparallel.staged import Staged
+    from ...staged import Staged
 
 
 class AuxiliaryMethod:

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from layerparallel import draws
-from layerparallel.data.augment import Drawn
-from layerparallel.training.auxiliary.filters import Filter
-from layerparallel.training.auxiliary.generators import Generators
-from layerparallel.training.auxiliary.propagation import Forms
-from layerparallel.training.auxiliary.ranks import Neighbours
-from layerparallel.training.auxiliary.settings import Auxiliary
-from layerparallel.training.auxiliary.store import Rows, Store
-from layerparallel.training.auxiliary.updates import Interface, violation
-from layerparallel.training.base import StepRecord, count_correct
+from ...data.augment import Drawn
+from ...steps import draws
+from ..base import StepRecord, count_correct
+from .filters import Filter
+from .generators import Generators
+from .propagation import Forms
+from .ranks import Neighbours
+from .settings import Auxiliary
+from .store import Rows, Store
+from .updates import Interface, violation
 
 if TYPE_CHECKING:
-    from layerparallel.staged import Staged
+    from ...staged import Staged
 
 
 @dataclass(frozen=True)

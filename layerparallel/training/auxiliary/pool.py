@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from layerparallel.errors import InputError, UnknownNameError
-from layerparallel.training.auxiliary.filter import Filter, Shape
+from ...errors import InputError, UnknownNameError
+from .filter import Filter, Shape
 
 WAYS = ("nearest", "bilinear")
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from layerparallel import draws
-from layerparallel.crossing import told
-from layerparallel.errors import InputError
-from layerparallel.training.auxiliary.filters import Shape
+from ...errors import InputError
+from ...network.crossing import told
+from ...steps import draws
+from .filters import Shape
 
 if TYPE_CHECKING:
-    from layerparallel.staged import Staged
+    from ...staged import Staged
 
 Forms = tuple[dict[int, Shape], torch.dtype]
 """Of the states at the interfaces: their shapes, of one sample, and the dtype of all."""

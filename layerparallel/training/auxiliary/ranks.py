@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layerparallel.group import Group, Pending
-from layerparallel.group.base import Arrived
-from layerparallel.training.auxiliary.filters import Form
-from layerparallel.training.auxiliary.store import Rows
+from ...group import Group, Pending
+from ...group.base import Arrived
+from .filters import Form
+from .store import Rows
 
 
 class Neighbours:

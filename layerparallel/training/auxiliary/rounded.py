@@ -9,8 +9,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from layerparallel.errors import InputError, UnknownNameError
-from layerparallel.training.auxiliary.filter import Filter, Form, Shape
+from ...errors import InputError, UnknownNameError
+from .filter import Filter, Form, Shape
 
 KINDS = ("bf16", "int8")
 LARGEST = 127

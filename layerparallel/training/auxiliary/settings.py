@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from layerparallel.errors import InputError, UnknownNameError, named_options
-from layerparallel.training.auxiliary.filters import parse
+from ...errors import InputError, UnknownNameError, named_options
+from .filters import parse
 
 CHOICES = {
     "method": ("penalty", "augmented"),

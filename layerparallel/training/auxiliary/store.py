@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerparallel.errors import InputError
-from layerparallel.training.auxiliary.filters import Filter, Form, Shape, parse
+from ...errors import InputError
+from .filters import Filter, Form, Shape, parse
 
 Rows = tuple[Tensor, ...]
 """What is kept of some samples: the tensors of Λ, and behind them those of κ if there is one."""

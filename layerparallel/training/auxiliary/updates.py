@@ -38,7 +38,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from layerparallel.training.auxiliary.filters import Filter
+from .filters import Filter
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,0 @@
-"""The kinds of bodies: modules that hold a chain's parameters and bind them into a `Chain`."""
-
-from .base import Body, Driven
-from .function import FunctionBody
-from .stacked import StackedBody
-from .tied import TiedBody
-from .unlike import UnlikeBody
-
-__all__ = ["Body", "Driven", "FunctionBody", "StackedBody", "TiedBody", "UnlikeBody"]

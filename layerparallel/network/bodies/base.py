@@ -1,0 +1,280 @@
+"""What all bodies share: depth and step size, examination, and their part of a layer group."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...chains.chain import Chain
+from ...chains.closed import closed_form
+from ...chains.placement import Placement
+from ...chains.workspace import Workspace
+from ...group.base import ALONE, Group
+from ...group.blocks import Blocks
+from ...steps.checks import no_buffer_changes
+from ...steps.fields import Watched
+from ...steps.repeatable import BatchNorm, Statistics
+from ...steps.state import State
+
+KEPT_BYTES = 1 << 30
+"""Most scratch memory that a body keeps from one training step to the next."""
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What the steps of a chain do in the present mode: draw dropout masks, note batch statistics."""
+
+    random: bool = False
+    statistics: bool = False
+
+    @classmethod
+    def of(cls, *watched: Watched | None) -> Habits:
+        """Those of fields that have evaluated every step."""
+        met = [w for w in watched if w is not None]
+        return cls(any(w.random for w in met), any(w.statistics for w in met))
+
+    @property
+    def any(self) -> bool:
+        return self.random or self.statistics
+
+    def key(self, group: Group) -> int | None:
+        """A key for the masks of a propagation, from torch's global generator; one for all ranks."""
+        return group.tell(int(torch.randint(1 << 62, ())), 0) if self.random else None
+
+
+class Body(nn.Module):
+    """A chain's parameters.
+
+    Attributes: `depth` (N), `h` (step size), `T` (h N), `integrator`; on a layer group `group`, and
+    `blocks`, which layers every rank has.
+    """
+
+    def __init__(self, depth: int, h: float, integrator: str):
+        super().__init__()
+        self.depth, self.h, self.integrator = depth, h, integrator
+        self.group: Group = ALONE
+        self._blocks: Blocks | None = None
+        self.workspace = Workspace(KEPT_BYTES)
+        self._examined: dict[tuple[bool, ...], Habits] = {}
+        self._fields: dict[Any, Any] = {}  # kept, so that what they compile is compiled once
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its own fields: those of the original evaluate the original's modules."""
+        return {**self.__dict__, "_fields": {}, "_examined": {}}
+
+    def _field(self, make: Callable[[], Any], *which: Any) -> Any:
+        """The field of these settings."""
+        if which not in self._fields:
+            self._fields[which] = make()
+        return self._fields[which]
+
+    @property
+    def T(self) -> float:
+        """Final time h N."""
+        return self.h * self.depth
+
+    @property
+    def blocks(self) -> Blocks:
+        """Which layers every rank of the layer group has."""
+        return self._blocks or Blocks.of_ends([0, self.depth])
+
+    @property
+    def block(self) -> range:
+        """The layers on this rank; all of them on one process."""
+        return self.blocks.ranges[self.group.rank]
+
+    def cut(self, group: Group, blocks: Blocks) -> None:
+        """Keeps this rank's layers alone.
+
+        Args:
+            blocks: which layers every rank gets; not none on the first.
+        """
+        self.group, self._blocks = group, blocks
+
+    def add_nothing(self, like: Tensor) -> None:
+        """Gives a rank without parameters one without entries: optimisers refuse an empty list."""
+        if next(self.parameters(), None) is None:
+            self.nothing = nn.Parameter(like.new_empty(0))
+            self._register_state_dict_hook(_drop_nothing)
+            self.register_load_state_dict_pre_hook(_add_nothing)
+
+    def nothings(self) -> list[Tensor]:
+        """What `add_nothing` gave: gradients with respect to it go through the whole network."""
+        return [self.nothing] if hasattr(self, "nothing") else []
+
+    def repeated(self) -> list[nn.Parameter]:
+        """Parameters that every rank of the layer group has."""
+        return []
+
+    def placement(self, length: int) -> Placement | None:
+        """Where solvers work whose intervals are of `length` steps; None on one process."""
+        if self.group.alone:
+            return None
+        blocks = self.blocks.aligned(length)
+        return Placement(self.group, blocks, blocks)
+
+    def tensors(self) -> list[Tensor]:
+        """The parameters a propagation differentiates, in the order `bind` takes them."""
+        return list(self.parameters())
+
+    def bind(self, tensors: Sequence[Tensor], placement: Placement | None = None) -> Chain:
+        """The chain of these parameter tensors, inputs per step in front of them.
+
+        On a layer group the inputs are those of the first rank, of which the others give no rows.
+        """
+        raise NotImplementedError
+
+    def unbind(self, gradients: dict[int, Tensor], chain: Chain) -> dict[int, Tensor]:
+        """Gradients of what `bind` made `chain` of, by place, from those of the chain's own tensors."""
+        return gradients
+
+    def examine(self, u: State, inputs: State) -> None:
+        """Finds out which steps need care, and refuses those that would go wrong silently.
+
+        Done when first used in training and in evaluation, and when a part changes between the two.
+
+        Raises:
+            ValueError: a step draws random numbers other than by dropout, or changes its buffers; a
+                chain that takes none is given inputs; a compiled step has dropout or batch norm.
+        """
+        if inputs and not self.takes_inputs:
+            raise ValueError(
+                "the opening gives an input per step, which only a chain of one module for all "
+                "steps takes; make it by chain(module, depth, tied=True)"
+            )
+        modes = self._modes()
+        if modes not in self._examined:
+            self._examined[modes] = self._examined_on_ranks(u, inputs)
+            if self._examined[modes].any and getattr(self, "compiled", False):
+                raise ValueError(
+                    "a compiled step has dropout or batch norm in training, which are evaluated "
+                    "repeatedly with care; leave torch.compile out"
+                )
+
+    @property
+    def notes(self) -> bool:
+        """Whether a training forward has running statistics to commit."""
+        return any(isinstance(part, BatchNorm) and part.training for part in self.modules())
+
+    def _modes(self) -> tuple[bool, ...]:
+        return tuple(part.training for part in self.modules())
+
+    @property
+    def habits(self) -> Habits:
+        """Of the present mode; none where it was not examined, which only evaluation goes without."""
+        return self._examined.get(self._modes(), Habits())
+
+    def _examined_on_ranks(self, u: State, inputs: State) -> Habits:
+        """What any rank that examines has found; the first refusal is raised on all."""
+        found: Habits | Exception = Habits()
+        if not self.group.alone:
+            u = tuple(a.detach().contiguous() for a in u)
+            for a in u:
+                self.group.broadcast(a, 0)
+        if self.group.first or (self.everywhere and self.block):
+            try:
+                with torch.no_grad(), no_buffer_changes(self, "a step"):
+                    found = self._examine(u, inputs)
+            except (ValueError, TypeError, RuntimeError) as error:
+                if self.group.alone:
+                    raise
+                found = error
+        every = self.group.gather(found)
+        for each in every:
+            if isinstance(each, Exception):
+                raise each
+        return Habits(*(any(column) for column in zip(*[astuple(each) for each in every], strict=True)))
+
+    everywhere = False
+    """Whether every rank examines, and not the first alone: where steps are of several kinds."""
+    takes_inputs = False
+    """Whether a chain may have an input per step."""
+
+    def _examine(self, u: State, inputs: State) -> Habits:
+        raise NotImplementedError
+
+    def commit(self, statistics: Statistics, placement: Placement | None) -> None:
+        """Takes batch statistics into the running ones, once for every step."""
+        raise NotImplementedError
+
+    def forward(self, *_: object) -> Tensor:
+        """A body is propagated by its network's solver, not called.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("a body has no solver of its own; call Network(None, body, None)(x)")
+
+    def serial(self) -> nn.Module:
+        """An ordinary module that propagates layer by layer, with the same parameters, copied."""
+        raise NotImplementedError
+
+    def layer_name(self, name: str) -> tuple[str, bool]:
+        """A parameter's name as layer by layer, ``"{n}.weight"``; whether it is stacked."""
+        return name, False
+
+    def extra_repr(self) -> str:
+        on_ranks = "" if self.group.alone else f", layers {self.block.start}..{self.block.stop - 1}"
+        return f"depth={self.depth}, h={self.h:g}, integrator={self.integrator!r}{on_ranks}"
+
+
+# ---- steps --------------------------------------------------------------------------------------
+
+
+def uncompiled(module: nn.Module) -> tuple[nn.Module, bool]:
+    """The module inside ``torch.compile(module)``, and whether it was compiled."""
+    dynamo = sys.modules.get("torch._dynamo")  # slow to import, and there if it has compiled
+    if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
+        return cast(nn.Module, module._orig_mod), True
+    return module, False
+
+
+def closed_chain(
+    layer: nn.Module, parameters: dict[str, Tensor], body: Body, placement: Placement | None
+) -> Chain | None:
+    """The closed-form chain of a layer that has one; for forward Euler, and not under autocast."""
+    make = closed_form(layer)
+    if make is None or body.integrator != "euler" or not parameters:
+        return None
+    if torch.is_autocast_enabled(next(iter(parameters.values())).device.type):
+        return None
+    if placement is None:
+        return make(parameters, body.depth, body.h, body.workspace)
+    chain = make(parameters, len(placement.mine), body.h, body.workspace)
+    if chain is not None:
+        object.__setattr__(chain, "placement", placement)  # chains are frozen dataclasses
+    return chain
+
+
+def _drop_nothing(body: Body, state: dict, prefix: str, metadata: dict) -> None:
+    state.pop(f"{prefix}nothing", None)
+
+
+def _add_nothing(body: Body, state: dict, prefix: str, *_: object) -> None:
+    state[f"{prefix}nothing"] = body.nothing.detach()
+
+
+def gathered(
+    statistics: Statistics, depth: int, placement: Placement | None, want: Sequence[range]
+) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+    """Mean and unbiased variance of the layers that every rank wants, by module and use."""
+    if placement is None:
+        return statistics.gathered(range(depth))
+    here = statistics.gathered(placement.mine)
+    have = placement.finest.ranges
+    if list(have) == list(want):
+        return here
+    told = {which: (mean.shape[1:], mean.dtype) for which, (mean, _) in here.items()}
+    every = placement.group.gather(told)
+    found = {}
+    for which, (shape, dtype) in next((each for each in every if each), {}).items():
+        nothing = torch.zeros(0, *shape, dtype=dtype)
+        pair = here.get(which, (nothing, nothing))
+        mean, variance = placement.group.move(pair, have, want)
+        found[which] = mean, variance
+    return found

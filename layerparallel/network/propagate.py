@@ -1,0 +1,330 @@
+"""The propagation of a state through a chain as one differentiable operation.
+
+The forward solve records its last sweep, the backward pass solves the adjoint chain about it, and the
+last adjoint sweep collects the gradients of all parameters. This is the one autograd.Function that
+computes; those of `crossing` carry values between ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..chains.chain import Adjoint, Chain, Recorder
+from ..chains.generic import GenericChain, Noting
+from ..chains.placement import Placement
+from ..group.base import Group
+from ..solvers import MGRIT, Serial, Split
+from ..solvers.solution import Solution
+from ..steps.repeatable import Statistics
+from ..steps.state import State, as_state
+from .driven import Driven
+
+Solver = Serial | MGRIT | Split
+
+
+class Binder(Protocol):
+    """Makes a chain of parameter tensors (a `Body`)."""
+
+    depth: int
+
+    @property
+    def notes(self) -> bool: ...
+
+    def tensors(self) -> list[Tensor]: ...
+
+    def nothings(self) -> list[Tensor]: ...
+
+    @property
+    def group(self) -> Group: ...
+
+    def placement(self, length: int) -> Placement | None: ...
+
+    def bind(self, tensors: Sequence[Tensor], placement: Placement | None) -> Chain: ...
+
+    def unbind(self, gradients: dict[int, Tensor], chain: Chain) -> dict[int, Tensor]: ...
+
+    def examine(self, u: State, inputs: State) -> None: ...
+
+    def commit(self, statistics: Statistics, placement: Placement | None) -> None: ...
+
+
+@dataclass
+class Guess:
+    """C-point states of the last forward and adjoint solve of one batch, detached."""
+
+    forward: State | None = None
+    adjoint: State | None = None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one propagation needs besides tensors."""
+
+    body: Binder
+    solver: Solver
+    parts: int
+    guess: Guess | None
+    report: Callable[[str, Solution], None]
+
+
+def propagate(
+    body: Binder,
+    u0: State,
+    inputs: Sequence[Tensor],
+    solver: Solver,
+    report: Callable[[str, Solution], None],
+    guess: Guess | None = None,
+) -> State:
+    """u[N] of the chain that `body` makes of its parameters, differentiable.
+
+    Args:
+        u0: the first state, in the user's shapes.
+        inputs: inputs per step, each (N, ...), of a driven chain.
+        report: called with "forward" or "adjoint" and the solution.
+        guess: where to start from, and where to leave the C-point states for the next call.
+
+    Raises:
+        ValueError: the solver does not fit the depth, the state is not finite, or a step cannot be
+            evaluated several times.
+        RuntimeError: called inside a torch.func transform, or differentiated twice.
+    """
+    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
+        raise RuntimeError(
+            "torch.func transforms cannot pass through a layer-parallel network; "
+            "transform net.to_serial() instead"
+        )
+    solver.check(body.depth)
+    if torch.is_grad_enabled() or body.notes or not isinstance(solver, Serial):
+        body.examine(u0, tuple(inputs))
+    call = _Call(body, solver, len(u0), guess, report)
+    tensors = (*u0, *inputs, *body.tensors(), *body.nothings())
+    on_ranks = not body.group.alone  # where another rank may have what requires a gradient
+    if not torch.is_grad_enabled() or not (on_ranks or any(t.requires_grad for t in tensors)):
+        with torch.no_grad():
+            return _forward(call, tensors, record=False)[0]
+    return _Propagate.apply(call, *tensors)
+
+
+def _forward(
+    call: _Call, tensors: Sequence[Tensor], record: bool
+) -> tuple[State, Chain, Adjoint | None]:
+    u0, body = tuple(tensors[: call.parts]), call.body
+    placement = body.placement(interval_length(call.solver, body.depth))
+    chain = body.bind(tensors[call.parts : len(tensors) - len(body.nothings())], placement)
+    solver = call.solver.forward.forward
+    adjoint = chain.linearise(solver.groups(body.depth)) if record else None
+    statistics = chain.statistics if isinstance(chain, GenericChain) else None
+    recorder = adjoint
+    if isinstance(chain, GenericChain) and statistics is not None and recorder is None:
+        recorder = Noting(chain)
+    packed = chain.pack(u0)
+    if adjoint is not None:
+        adjoint.like = packed
+    guess = _fitting(call.guess.forward, solver, chain, packed) if call.guess is not None else None
+    solution = _guarded(solver, chain, packed, guess, recorder, False)
+    if placement is not None:
+        ends = placement.ends(reverse=False)[1], body.group.size - 1
+        solution.end = hand_over(body.group, solution.end, *ends)
+    if body.group.alone:  # on ranks the next module does, in a place where all hear of it
+        refuse_non_finite(u0, solution.end)
+    if statistics is not None:
+        call.body.commit(statistics, placement)
+    if call.guess is not None:
+        call.guess.forward = _left(solver, solution)
+    call.report("forward", solution)
+    return chain.unpack(solution.end, u0), chain, adjoint
+
+
+class _Propagate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> State:
+        end, ctx.chain, ctx.adjoint = _forward(call, tensors, record=True)
+        ctx.call = call
+        device = tensors[0].device.type
+        ctx.autocast = (
+            device,
+            torch.is_autocast_enabled(device),
+            torch.get_autocast_dtype(device),
+        )
+        # the tensors are kept by the recorded sweep; saving them makes autograd watch their versions
+        ctx.save_for_backward(*tensors)
+        return end
+
+    @staticmethod
+    def backward(ctx: Any, *outgoing: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors  # raises autograd's own error after a first backward
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the layer-parallel gradient cannot be differentiated again (create_graph=True); "
+                "use net.to_serial() for second derivatives"
+            )
+        call, adjoint = ctx.call, ctx.adjoint
+        adjoint.keep = _graph_is_kept()
+        parts = call.parts
+        device, enabled, dtype = ctx.autocast
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
+            placement, group = ctx.chain.placement, call.body.group
+            if placement is not None:
+                packed = hand_over(group, packed, group.size - 1, placement.ends(reverse=True)[0])
+            solver, guess = call.solver.adjoint.adjoint, None
+            if call.guess is not None:
+                guess = _fitting(call.guess.adjoint, solver, adjoint, packed)
+            solution = _guarded(solver, adjoint, packed, guess, None, True)
+        if call.guess is not None:
+            call.guess.adjoint = _left(solver, solution)
+        call.report("adjoint", solution)
+        start = ctx.chain.unpack(solution.end, tensors[:parts])
+        gradients = call.body.unbind(adjoint.gradients(), ctx.chain)
+        if not adjoint.keep:
+            adjoint.free()
+            ctx.adjoint = ctx.chain = None
+        nothings = [torch.zeros_like(t) for t in call.body.nothings()]
+        found = [gradients.get(k) for k in range(len(tensors) - parts - len(nothings))]
+        return (None, *start, *found, *nothings)
+
+
+def interval_length(solver: Solver, depth: int) -> int:
+    """Steps that no rank's block may cut: the intervals of the forward and of the adjoint solve."""
+    parts = (solver.forward.forward, solver.adjoint.adjoint)
+    return math.lcm(*(p.factors(depth)[0] for p in parts if isinstance(p, MGRIT)))
+
+
+def hand_over(group: Group, state: State, source: int, target: int) -> State:
+    """A state of the rank `source`, on `target` too."""
+    if source == target or group.rank not in (source, target):
+        return state
+    if group.rank == source:
+        group.exchange([(target, a.contiguous()) for a in state], []).wait()
+        return state
+    received = tuple(torch.empty_like(a, memory_format=torch.contiguous_format) for a in state)
+    group.exchange([], [(source, a) for a in received]).wait()
+    return received
+
+
+def _graph_is_kept() -> bool:
+    """Whether the running backward pass was called with retain_graph=True."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())  # type: ignore[attr-defined]
+
+
+def _fitting(guess: State | None, solver: Serial | MGRIT, chain: Chain, u0: State) -> State | None:
+    """The guess, if the solver starts warm and it is of this batch size and this coarsening."""
+    if guess is None or not (isinstance(solver, MGRIT) and solver.warm_start):
+        return None
+    place = chain.place
+    blocks = place.blocks.coarsened(solver.factors(place.depth)[0])
+    points = len(blocks.points[place.group.rank])
+    fits = all(
+        g.shape == (points, *u.shape[1:]) and g.dtype == u.dtype and g.device == u.device
+        for g, u in zip(guess, u0, strict=True)
+    )
+    return guess if fits else None
+
+
+def _left(solver: Serial | MGRIT, solution: Solution) -> State | None:
+    """What a solve leaves for the next warm start: nothing if it failed."""
+    if not (isinstance(solver, MGRIT) and solver.warm_start) or solution.points is None:
+        return None
+    return tuple(p.detach() for p in solution.points) if solution.finite else None
+
+
+def _guarded(
+    solver: Serial | MGRIT,
+    chain: Chain,
+    u0: State,
+    guess: State | None,
+    recorder: Recorder | None,
+    collect: bool,
+) -> Solution:
+    """Solves, and propagates serially instead if the iteration did not behave."""
+    guarded = isinstance(solver, MGRIT) and solver.guard
+    solution = solver.solve(chain, u0, guess, recorder, collect)
+    reason = _misbehaved(solution) if guarded else None
+    if reason is None:
+        return solution
+    if isinstance(chain, Adjoint):
+        chain.gradients()
+    spent = solution.evaluations
+    serial = Serial(solver.memory).solve(chain, u0, None, recorder, collect)
+    serial.fallback = reason
+    serial.residual_tensors = solution.residual_tensors
+    serial.scale_tensor = solution.scale_tensor
+    serial.evaluations = [spent[0] + serial.evaluations[0], *spent[1:]]
+    serial.seconds = [solution.seconds[0] + serial.seconds[0], *solution.seconds[1:]]
+    return serial
+
+
+GROWTH_MATTERS = 1e-3
+"""Relative residual below which a growing residual is rounding, not divergence."""
+
+
+TOO_FAR = 0.5
+"""Relative residual from which a solve is useless, even one of a single cycle."""
+
+
+def _misbehaved(solution: Solution) -> str | None:
+    relative = solution.relative_residual
+    if not math.isfinite(relative):
+        return "the residual is not finite"
+    if relative > TOO_FAR:
+        return f"the residual is {relative:.2g} times the states"
+    residuals = solution.residual_tensors
+    if len(residuals) > 1 and relative > GROWTH_MATTERS:
+        first, last = float(residuals[0]), float(residuals[-1])
+        if last > first:
+            return f"the residual grew from {first:.2g} to {last:.2g}"
+    return None
+
+
+def refuse_non_finite(u0: State, end: State) -> None:
+    """Raises ValueError where the state that left a chain, or the one that entered it, is not finite."""
+    if torch.is_autocast_enabled(u0[0].device.type):
+        return  # overflow is the gradient scaler's business
+    if u0[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    if all(bool(torch.isfinite(a).all()) for a in end):
+        return
+    if not all(bool(torch.isfinite(a).all()) for a in u0):
+        raise ValueError(
+            "the state that enters the chain holds NaN or infinity; check the input and the opening"
+        )
+    raise ValueError(
+        "the state became NaN or infinite inside the chain; lower the learning rate or the step size h"
+    )
+
+
+def finite(group: Group, value: Any) -> Any:
+    """What a chain has ended with on a layer group, if it is finite."""
+    if not group.alone and not isinstance(value, Driven):
+        state = as_state(value, "a state")
+        refuse_non_finite(tuple(a.new_zeros(()) for a in state), state)
+    return value
+
+
+def fitting(body: Binder, u0: State) -> State:
+    """The first state in the parameters' dtype and on their device, or an error."""
+    tensors = body.tensors()
+    parameter = next(iter(tensors), None)
+    if parameter is None:  # under autocast the opening's value may be too short for a chain
+        autocast = torch.is_autocast_enabled(u0[0].device.type)
+        return tuple(a.float() if autocast and a.itemsize < 4 else a for a in u0)
+    places = {p.device for p in tensors}
+    for a in u0:
+        if {a.device} != places:
+            raise ValueError(
+                f"the state is on {a.device} and the body's parameters on "
+                f"{', '.join(sorted(map(str, places)))}; "
+                "move the network and its input to one device"
+            )
+        if a.dtype != parameter.dtype and not torch.is_autocast_enabled(a.device.type):
+            raise ValueError(
+                f"the state is {a.dtype} and the body's parameters are {parameter.dtype}; "
+                "convert the input or the network"
+            )
+    return tuple(a.to(parameter.dtype) for a in u0)

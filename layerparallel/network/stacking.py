@@ -1,0 +1,169 @@
+"""Parameters stacked along depth: first values, and the names of a state_dict layer by layer."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..steps.repeatable import batch_norms
+
+if TYPE_CHECKING:
+    from .bodies.base import Body
+
+Initial = Literal["smooth", "tied", "independent"]
+INITIAL: tuple[Initial, ...] = get_args(Initial)
+
+
+def initial_stacks(template: nn.Module, depth: int, initial: Initial) -> dict[str, Tensor]:
+    """Initial values (N, ...) of every parameter; each layer has the spread of a single one.
+
+    "smooth" blends two draws by cos and sin of pi n / 2N, which keeps the variance.
+
+    Raises:
+        ValueError: a parameter of random values that no `reset_parameters` draws anew.
+    """
+    if initial == "tied" or depth == 1:
+        draws = [template]
+    elif initial == "smooth":
+        draws = [template, _redrawn(template)]
+    else:
+        draws = [template, *(_redrawn(template) for _ in range(depth - 1))]
+    stacks = {}
+    for name, first in template.named_parameters():
+        values = [dict(draw.named_parameters())[name].detach() for draw in draws]
+        if all(torch.equal(first, value) for value in values[1:]):
+            random = first.unique().numel() > max(1, first.numel() // 2)  # not zeros, ones, eye
+            if len(values) > 1 and random and "parametrizations." not in name:
+                raise ValueError(
+                    f"initial={initial!r} cannot draw {name} anew for other layers, since its module "
+                    "has no reset_parameters(); add one or use initial='tied'"
+                )
+            stack = first.detach().expand(depth, *first.shape)  # the same in every draw: 1 or 0
+        elif initial == "independent":
+            stack = torch.stack(values)
+        else:
+            angle = torch.linspace(0, math.pi / 2, depth, dtype=first.dtype, device=first.device)
+            angle = angle.view(depth, *[1] * first.dim())
+            stack = values[0] * angle.cos() + values[1] * angle.sin()
+        stacks[name] = stack.clone()
+    return stacks
+
+
+def _redrawn(template: nn.Module) -> nn.Module:
+    fresh = copy.deepcopy(template)
+    for part in fresh.modules():
+        if callable(reset := getattr(part, "reset_parameters", None)):
+            reset()
+    return fresh
+
+
+def replace_parameters(module: nn.Module, value: Callable[[nn.Parameter], Tensor]) -> None:
+    """Gives every parameter another value, in all the places of a shared one."""
+    made: dict[Tensor, nn.Parameter] = {}
+    for part in module.modules():
+        for leaf, old in part._parameters.items():
+            if old is not None:
+                if old not in made:
+                    made[old] = nn.Parameter(value(old), requires_grad=old.requires_grad)
+                part._parameters[leaf] = made[old]
+
+
+def stack_statistics(module: nn.Module, depth: int) -> None:
+    """Gives the batch norms of a template running statistics for every layer, (N, ...)."""
+    for norm in batch_norms(module).values():
+        for name, buffer in norm._buffers.items():
+            if buffer is not None:
+                norm._buffers[name] = buffer.expand(depth, *buffer.shape).clone()
+
+
+def statistics_of(module: nn.Module) -> set[str]:
+    """Names of the buffers that every layer has its own of: running statistics."""
+    return {
+        f"{name}.{leaf}".lstrip(".")
+        for name, norm in batch_norms(module).items()
+        for leaf, buffer in norm._buffers.items()
+        if buffer is not None
+    }
+
+
+def to_layers(body: Body, state: dict, prefix: str, metadata: dict) -> None:
+    """state_dict in plain layer-by-layer names; buffers, which a stack has in common, in each."""
+    own = {name for name, _ in body.named_parameters(remove_duplicate=False)} | statistics_of(body)
+    for key in [key for key in state if key.startswith(prefix)]:
+        name, value = key.removeprefix(prefix), state.pop(key)
+        pattern, stacked = body.layer_name(name)
+        if not stacked:
+            state[prefix + pattern] = value
+            continue
+        for row, n in enumerate(body.block):
+            state[prefix + pattern.format(n=n)] = value[row] if name in own else value
+
+
+def from_layers(
+    body: Body, state: dict, prefix: str, metadata: dict, strict: bool, missing: list, *_: object
+) -> None:
+    """The names that `to_layers` gave, back into those of the stacks, before a state is loaded.
+
+    Raises:
+        ValueError: some layers are missing, or a buffer is not the same in all of them.
+    """
+    parameters = [name for name, _ in body.named_parameters(remove_duplicate=False)]
+    buffers = [name for name, _ in body.named_buffers(remove_duplicate=False)]
+    own = {*parameters, *statistics_of(body)}
+    for name in parameters + buffers:
+        pattern, stacked = body.layer_name(name)
+        if not stacked:
+            if prefix + pattern in state:
+                state[prefix + name] = state.pop(prefix + pattern)
+            continue
+        every = [prefix + pattern.format(n=n) for n in range(body.depth)]
+        keys = every[body.block.start : body.block.stop]
+        for key in {*every} - {*keys}:  # other ranks' layers, in the state of a whole network
+            state.pop(key, None)
+        found = [key for key in keys if key in state]
+        if not keys:
+            state[prefix + name] = own_tensor(body, name)
+        elif len(found) == len(keys):
+            values = [state.pop(key) for key in keys]
+            if name in own:
+                state[prefix + name] = torch.stack(values)
+            elif all(torch.equal(values[0], value) for value in values):
+                state[prefix + name] = values[0]
+            else:
+                raise ValueError(
+                    f"the {body.depth} layers have different buffers {name}, and a stack has one "
+                    "for all; make it a parameter, or the chain one of unlike modules"
+                )
+        elif found:
+            gone = next(key for key in keys if key not in state)
+            raise ValueError(
+                f"the state dict has {len(found)} of the {len(keys)} layers' {name} ({gone} is "
+                "not there); load it into a network of its own depth"
+            )
+
+
+def own_tensor(body: Body, name: str) -> Tensor:
+    """A body's parameter or buffer, by its name in the stack."""
+    found = {**dict(body.named_parameters()), **dict(body.named_buffers())}
+    return found[name].detach()
+
+
+def keep_rows(module: nn.Module, block: range) -> None:
+    """Of stacked parameters and running statistics keeps the rows of a block, in memory of its own."""
+    rows = slice(block.start, block.stop)
+    replace_parameters(module, lambda p: p.detach()[rows].clone())
+    for norm in batch_norms(module).values():
+        for name, buffer in norm._buffers.items():
+            norm._buffers[name] = None if buffer is None else buffer[rows].clone()
+
+
+def skeleton(module: nn.Module) -> nn.Module:
+    """A copy whose parameters have a shape and no values."""
+    bare = copy.deepcopy(module)
+    replace_parameters(bare, lambda p: p.detach().to("meta"))
+    return bare

@@ -1,0 +1,331 @@
+"""The folder of one checkpoint: written by all ranks, whole once its manifest is in place."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ...group import (ALONE, Group)
+from ..files import (sync_folder, write_atomically)
+from . import entries
+from .entries import (Array, Layers)
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+METADATA = ".metadata"
+PLAIN = "plain.pt"
+FORMAT = 2
+
+Value = TypeVar("Value")
+
+
+class CheckpointError(InputError):
+    """A checkpoint that is missing, half-written or damaged, or that does not fit."""
+
+
+@dataclass(frozen=True, order=True)
+class Moment:
+    """When in a run: `step` mini batches into `epoch` of `phase`, all counted from 0."""
+
+    phase: int
+    epoch: int
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.phase:02d}-{self.epoch:06d}-{self.step:08d}"
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+
+def save(
+    run: Path,
+    moment: Moment,
+    state: Mapping[str, Any],
+    keep: int = 2,
+    layers: Layers = {},  # noqa: B006  read only
+    group: Group = ALONE,
+) -> Path:
+    """Write a checkpoint and forget all but the last `keep`; every rank calls it.
+
+    A kill at any point leaves the earlier ones as they were; the new one counts from the moment
+    its manifest is in place. Of what several ranks have the first one's is written.
+
+    Args:
+        run: the run folder, which all ranks see.
+        moment: where training stands.
+        state: what is this rank's of it: tensors, and what `torch.load` reads with `weights_only`.
+        keep: checkpoints that stay.
+        layers: the chains whose layers are alike; see `layerparallel.layerwise.chains`.
+        group: of all ranks.
+
+    Raises:
+        CheckpointError: it cannot be written; on every rank.
+    """
+    folder = run / FOLDER / str(moment)
+    from . import shards  # half a second, for what most commands do without
+
+    tensors, plain = entries.flat(state)
+    try:
+        _first(group, lambda: _prepare(folder))
+        shards.save(folder, list(entries.chunks(tensors, layers)), group)
+        mine = {path.name: _sha256(path) for path in sorted(folder.glob(f"__{group.rank}_*"))}
+        found = group.gather((mine, plain))
+        _first(group, lambda: _complete(folder, moment, found, keep))
+    except OSError as error:
+        raise CheckpointError(
+            f"The checkpoint {folder} cannot be written: {error.strerror or error}; see to the disk, "
+            "and go on from the checkpoint before."
+        ) from error
+    return folder
+
+
+def _first(group: Group, work: Callable[[], Value]) -> Value | None:
+    """What the first rank does while the others wait; its OSError is raised by all."""
+    value, error = None, None
+    if group.first:
+        try:
+            value = work()
+        except OSError as raised:
+            error = raised
+    error = group.tell(error, 0)
+    if error is not None:
+        raise error
+    return value
+
+
+def _prepare(folder: Path) -> None:
+    if folder.exists():  # a half-written one of a killed run
+        _forget(folder)
+    folder.mkdir(parents=True)
+
+
+def _complete(
+    folder: Path,
+    moment: Moment,
+    found: list[tuple[dict[str, str], dict[entries.Path, Any]]],
+    keep: int,
+) -> None:
+    """Writes what is no tensor, and then the manifest; prunes."""
+    sums: dict[str, str] = {}
+    plain: dict[entries.Path, Any] = {}
+    for its_sums, its_plain in reversed(found):  # the first rank's values are those that stay
+        sums |= its_sums
+        plain |= its_plain
+    if any(not (folder / name).exists() for name in sums):
+        raise OSError("what other ranks wrote is not there, their nodes seem not to share the folder")
+    buffer = io.BytesIO()
+    torch.save(plain, buffer)
+    write_atomically(folder / PLAIN, buffer.getvalue())
+    sums |= {name: _sha256(folder / name) for name in (PLAIN, METADATA)}
+    manifest = {
+        "format": FORMAT,
+        "phase": moment.phase,
+        "epoch": moment.epoch,
+        "step": moment.step,
+        "ranks": len(found),
+        "sha256": dict(sorted(sums.items())),
+    }
+    sync_folder(folder)
+    sync_folder(folder.parent)
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    run = folder.parent.parent
+    whole = [path for path in _folders(run) if (path / MANIFEST).exists()]
+    for path in _folders(run):
+        if path not in whole[-keep:]:
+            _forget(path)
+
+
+def _forget(folder: Path) -> None:
+    (folder / MANIFEST).unlink(missing_ok=True)  # first, so that no rest of it looks whole
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders(run: Path) -> list[Path]:
+    """Every checkpoint folder of a run, whole or not, oldest first."""
+    parent = run / FOLDER
+    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint, verified. `ranks` says how many wrote it."""
+
+    path: Path
+    moment: Moment
+    ranks: int = 1
+    group: Group = field(default=ALONE, repr=False, compare=False)
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """All of it, in one process."""
+        return self._read(())
+
+    def of(self, network: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What is this rank's of it; every rank of the group calls it.
+
+        Args:
+            network: this rank's `state_dict`, whose names and shapes say what is its own.
+
+        Raises:
+            CheckpointError: on every rank, where the checkpoint is of another network.
+        """
+        saved = self._shapes()
+        problem = next(
+            (text for name, value in network.items() if (text := _misfit(name, value, saved))), None
+        )
+        told = self.group.gather((problem, list(network)))
+        problem = next((text for text, _ in told if text), None)
+        if problem is None:
+            more = set(saved).difference(*(names for _, names in told))
+            problem = f"it has {min(more)}, which the network has not" if more else None
+        if problem is not None:
+            raise CheckpointError(
+                f"The checkpoint {self.path} does not fit the options of the network: {problem}; "
+                "build the network that was saved."
+            )
+        return self._read(saved.keys() - network.keys())
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        """Shape of everything in the network's state, by its name."""
+        found = {}
+        for array in self._arrays:
+            if entries.under_network(array.path(0)):
+                for row in array.rows:
+                    found[entries.under_network(array.path(row))] = array.single
+        return found
+
+    @cached_property
+    def _arrays(self) -> list[Array]:
+        from . import shards
+
+        try:
+            return shards.read_arrays(self.path)
+        except pickle.UnpicklingError as error:
+            raise self._foreign(METADATA) from error
+
+    def _read(self, others: Collection[str]) -> dict[str, Any]:
+        """The state without what stands under the names of others' layers."""
+        try:
+            plain = torch.load(self.path / PLAIN, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise self._foreign(PLAIN) from error
+        from . import shards
+
+        state: dict[str, Any] = {}
+        for path, value in plain.items():
+            if entries.opened(state, path, others):
+                entries.put(state, path, value)
+        wanted = {}
+        for array in self._arrays:
+            rows = [row for row in array.rows if entries.opened(state, array.path(row), others)]
+            wanted[array] = list(entries.runs(rows))
+        for array, first, value in shards.load(self.path, wanted):
+            for path, part in array.parted(first, value):
+                entries.put(state, path, part)
+        return state
+
+    def _foreign(self, name: str) -> CheckpointError:
+        return CheckpointError(
+            f"The checkpoint {self.path} holds more than tensors and plain values in {name}: it was "
+            "not written by this library."
+        )
+
+
+def _misfit(name: str, value: Tensor, saved: Mapping[str, torch.Size]) -> str | None:
+    if name not in saved:
+        return f"it has no {name}"
+    if saved[name] != value.shape:
+        return f"{name} is {tuple(saved[name])} there and {tuple(value.shape)} in the network"
+    return None
+
+
+def load(folder: Path, group: Group = ALONE) -> Checkpoint:
+    """One checkpoint; the checksums of all its files are verified before anything is unpickled.
+
+    Every rank of the group calls it, and each verifies some of the files.
+
+    Raises:
+        CheckpointError: on every rank, where it is missing, half-written, damaged, of another format,
+            or not the same on all ranks.
+    """
+    manifest, problem = _manifest(folder)
+    names = sorted(manifest["sha256"])
+    for name in names[group.rank :: group.size]:
+        problem = problem or _damage(folder / name, manifest["sha256"][name])
+    told = group.gather((problem, manifest))
+    problem = next((text for text, _ in told if text), None)
+    if problem is None and any(other != told[0][1] for _, other in told):
+        problem = "is not the same for all ranks: keep the run folder where every node sees it"
+    if problem is not None:
+        raise CheckpointError(f"The checkpoint {folder} {problem}.")
+    moment = Moment(manifest["phase"], manifest["epoch"], manifest["step"])
+    return Checkpoint(folder, moment, manifest["ranks"], group)
+
+
+def _manifest(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """What the manifest says, and what is wrong with it."""
+    nothing: dict[str, Any] = {"sha256": {}}
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest["format"] != FORMAT:
+            return nothing, (
+                f"has format {manifest['format']}, this version reads {FORMAT}: use the version that "
+                "wrote it"
+            )
+        numbers = [int(manifest[key]) for key in ("phase", "epoch", "step", "ranks")]
+        if not isinstance(manifest["sha256"], dict) or min(numbers) < 0:
+            raise ValueError
+    except OSError:
+        what = "is half-written (it has no manifest)" if folder.is_dir() else "does not exist"
+        return nothing, f"{what}: use an earlier one"
+    except (ValueError, KeyError, TypeError):
+        return nothing, "has a damaged manifest: use an earlier one"
+    return manifest, None
+
+
+def _damage(path: Path, expected: str) -> str | None:
+    try:
+        found = _sha256(path)
+    except OSError:
+        return f"lacks {path.name}: use an earlier one"
+    if found != expected:
+        return f"is damaged ({path.name} does not match its checksum): use an earlier one"
+    return None
+
+
+def latest(
+    run: Path, group: Group = ALONE, passed: Callable[[CheckpointError], object] | None = None
+) -> Checkpoint | None:
+    """The last whole checkpoint of a run, half-written and damaged ones passed over; or None.
+
+    Every rank of the group calls it, and all get the same. What is passed over is told to `passed`.
+    """
+    names: Iterable[str] = group.tell([path.name for path in reversed(_folders(run))], 0)
+    for name in names:
+        try:
+            return load(run / FOLDER / name, group)
+        except CheckpointError as error:
+            if passed is not None:
+                passed(error)
+    return None

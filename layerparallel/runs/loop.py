@@ -1,0 +1,105 @@
+"""What is done with a run: trained from its beginning, resumed, restored from a checkpoint."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint
+from ..training import layerwise
+from .checkpoint import (Checkpoint, CheckpointError, Moment)
+from ..data.batches import (Batch, Batches)
+from ..errors import (InputError, RankFailed)
+from .evaluate import (figures, probe, validation)
+from ..group.norms import Norms
+from .progress import (Display, Silent, Standing)
+from .record import (Record, changed_options, describe_network, machine)
+from .stopwatch import Stopwatch
+from .sums import Sums
+from .ending import conclude
+from .underway import Training, restored
+from .run import (Listener, Outcome, Phase, Run)
+from .shares import (Due, added, over_data, share)
+from ..training.base import (Method, StepRecord)
+
+
+def train(
+    run: Run, folder: Path, display: Display | None = None, listener: Listener | None = None
+) -> Outcome:
+    """Do a run from its beginning, in a run folder made by `record.new_folder`.
+
+    Every rank of the run's team calls it.
+
+    Args:
+        run: what is to be done, and by whom.
+        folder: the run folder, the same one for all ranks.
+        display: shows how it goes; the first rank's is used.
+        listener: called with every line of the record, for example a `Board`; the first rank's.
+    """
+    with _recording(run, folder, listener) as record:
+        training = Training(run, folder, record, display)
+        training.note(
+            "start",
+            recipe=run.recipe,
+            options=dataclasses.asdict(run.options),
+            changed=changed_options(run.options),
+            data={
+                "name": run.data.name,
+                "training": len(run.data.train_y),
+                "validation": len(run.data.validation_y),
+            },
+            seed=run.seed,
+            machine=machine(),
+            ranks={"data": run.team.data.size, "layer": run.team.layer.size},
+            phases=[{"name": phase.name, "epochs": phase.epochs} for phase in run.phases],
+        )
+        network = training.go(None)
+        return Outcome(conclude(training, network), network)
+
+
+def resume(
+    run: Run, folder: Path, display: Display | None = None, listener: Listener | None = None
+) -> Outcome:
+    """Go on with a run from its last whole checkpoint; without one, from its beginning.
+
+    The checkpoint may be of any number of ranks. On as many as before, one thread each, the result in
+    float64 is bitwise that of the unbroken run.
+    """
+    told = display if display is not None and run.team.first else Silent()
+    found = checkpoint.latest(folder, run.team.everyone, lambda error: told.say(f"passed over: {error}"))
+    told.say(
+        f"goes on from {found.path}" if found else f"{folder} has no whole checkpoint: begins again"
+    )
+    done = (found.moment.phase, found.moment.epoch) if found else (0, 0)
+    with _recording(run, folder, listener) as record:
+        training = Training(run, folder, record, display)
+        ranks = {"data": run.team.data.size, "layer": run.team.layer.size}
+        training.note("resume", done=done, machine=machine(), ranks=ranks)
+        network = training.go(found)
+        return Outcome(conclude(training, network), network)
+
+
+@contextmanager
+def _recording(run: Run, folder: Path, listener: Listener | None) -> Iterator[Record | None]:
+    """The record of the run, which the first rank writes; None on the others."""
+    torch.set_num_threads(run.threads)
+    opened = run.team.together(lambda: Record(folder, listener) if run.team.first else None)
+    with opened or nullcontext() as record:
+        yield record
+
+
+def restore(run: Run, found: Checkpoint) -> Method:
+    """The method, with its network, as a checkpoint of this run holds it; every rank calls it.
+
+    Raises:
+        CheckpointError: where the checkpoint does not fit the run.
+    """
+    return restored(run, found)[0]
+
+

@@ -1,0 +1,103 @@
+"""Whether two modules differ in the values of their parameters alone: then one can stand for both.
+
+Compared are classes, settings (attributes of any kind), training modes, shapes, dtypes and flags of the
+parameters and which of them are shared, and buffers. Hooks are called on one module, so modules that
+have any are not alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .repeatable import BatchNorm
+
+WITHIN = ("_modules", "_parameters", "_buffers")
+"""What a module holds, not how it is set."""
+PLAIN = frozenset([bool, int, float, complex, str, bytes, set, frozenset, torch.dtype, torch.device])
+"""Of settings that are compared by value."""
+
+
+def matched(a: nn.Module, b: nn.Module, buffers: bool = False) -> dict[Tensor, Tensor] | None:
+    """The parameter of `b` that stands where each of `a` does, in order; None where they are not alike.
+
+    Args:
+        buffers: modules with buffers may be alike: where the values are equal, those of batch norms'
+            running statistics left out. If not, they never are, and nothing but names is compared,
+            which takes some 4 microseconds a module.
+    """
+    pairs: dict[Tensor, Tensor] = {}
+    if not _gather(a, b, pairs, buffers) or len(set(pairs.values())) < len(pairs):
+        return None
+    return pairs
+
+
+def _gather(a: nn.Module, b: nn.Module, pairs: dict[Tensor, Tensor], buffers: bool) -> bool:
+    mine, theirs = a.__dict__, b.__dict__
+    if type(a) is not type(b) or len(mine) != len(theirs):
+        return False
+    for name, value in mine.items():
+        other = theirs.get(name, theirs)
+        if type(value) is dict or type(value) is OrderedDict:
+            if not (value or other) or name in WITHIN:
+                continue
+            if name.endswith("_hooks") or not _equal(value, other):
+                return False
+        elif value is not other and not _equal(value, other):
+            return False
+    if (mine["_buffers"] or theirs["_buffers"]) and not (buffers and _equal_buffers(a, b)):
+        return False
+    named, others = mine["_parameters"], theirs["_parameters"]
+    for name, p in named.items():
+        q = others.get(name)
+        if p is None or q is None:
+            if p is not q:
+                return False
+            continue
+        same = p.shape == q.shape and p.dtype == q.dtype and p.requires_grad == q.requires_grad
+        if not same or pairs.setdefault(p, q) is not q:  # or shared here, and not there
+            return False
+    inside, within = mine["_modules"], theirs["_modules"]
+    if len(named) != len(others) or len(inside) != len(within):
+        return False
+    for name, module in inside.items():
+        other = within.get(name)
+        if module is None or other is None:
+            if module is not other:
+                return False
+        elif not _gather(module, other, pairs, buffers):
+            return False
+    return True
+
+
+def _equal_buffers(a: nn.Module, b: nn.Module) -> bool:
+    if isinstance(a, BatchNorm):
+        return True  # every layer has its own
+    mine, theirs = a._buffers, b._buffers
+    return mine.keys() == theirs.keys() and all(_equal(x, theirs[name]) for name, x in mine.items())
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Of settings: plain values and containers by value, anything else only if it is the same object."""
+    if type(a) in PLAIN:
+        return type(b) is type(a) and a == b
+    if a is b or type(a) is not type(b):
+        return a is b
+    if isinstance(a, nn.Parameter):
+        return True  # compared where the module holds it
+    if isinstance(a, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(value, b[key]) for key, value in a.items())
+    if isinstance(a, functools.partial):
+        return all(map(_equal, (a.func, a.args, a.keywords), (b.func, b.args, b.keywords)))
+    if isinstance(a, weakref.ref):
+        return _equal(a(), b())
+    return False

@@ -1,0 +1,136 @@
+"""The field of a list of modules, one per step, and how their tensors get from rank to rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..group.base import Group
+from .attention import has_attention, plain_attention
+from .fields import At, Watched
+from .repeatable import frozen_statistics
+from .state import State, as_given, as_state
+
+
+class Unlike:
+    """A list of modules, one per step: a loop behind the same call.
+
+    Args:
+        modules: of all steps of the whole chain, in order.
+        held: the steps whose parameters `shared` has, in this order; all of them if None.
+        frozen: `shared` has the running statistics of batch norms that normalise by them, too.
+    """
+
+    indexed = unlike = True
+    timed = False
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        watched: bool = False,
+        held: Sequence[int] | None = None,
+        frozen: bool = False,
+    ):
+        self.modules = tuple(modules)
+        self.held = tuple(dict.fromkeys(range(len(self.modules)) if held is None else held))
+        self.names = [
+            (*dict(module.named_parameters()), *(frozen_statistics(module) if frozen else ()))
+            for module in modules
+        ]
+        self.places: dict[int, slice] = {}
+        end = 0
+        for n in self.held:
+            self.places[n] = slice(end, end + len(self.names[n]))
+            end += len(self.names[n])
+        self.watched = {n: Watched(modules[n]) for n in self.held} if watched else None
+        self._attention = any(has_attention(module) for module in modules)
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of the parameters of a step, on average."""
+        sizes = [p.numel() * p.element_size() for m in self.modules for p in m.parameters()]
+        return sum(sizes) // len(self.modules)
+
+    def moved(
+        self,
+        shared: Sequence[Tensor],
+        group: Group,
+        have: Sequence[Sequence[int]],
+        want: Sequence[Sequence[int]],
+        like: Tensor,
+    ) -> tuple[Unlike, tuple[Tensor, ...]]:
+        """The field with the tensors of other steps, got from the ranks that have them.
+
+        Args:
+            have: the steps whose tensors every rank has, one rank each.
+            want: the steps whose tensors every rank is to get.
+            like: of the parameters' dtype and device.
+        """
+        field = Unlike(self.modules, self.watched is not None, want[group.rank], frozen=True)
+        values = {}
+        for n, at in self.places.items():
+            buffers = dict(self.modules[n].named_buffers())
+            extra = field.names[n][len(self.names[n]) :]
+            values[n] = [*shared[at], *(buffers[name] for name in extra)]
+        got = step_tensors(group, values, field.shapes, have, want, like)
+        return field, tuple(a for n in field.held for a in got[n])
+
+    def shapes(self, n: int) -> list[torch.Size]:
+        """Of the tensors of step n."""
+        module = self.modules[n]
+        found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        return [found[name].shape for name in self.names[n]]
+
+    def __call__(self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], at: At) -> State:
+        results = []
+        with plain_attention(self._attention):
+            for i, n in enumerate(at.layers):
+                mine = shared[self.places[n]]
+                parameters = dict(zip(self.names[n], mine, strict=True))
+                v = as_given(tuple(a[i] for a in u))
+                if self.watched is None:
+                    value = functional_call(self.modules[n], parameters, (v,))
+                    results.append(as_state(value, f"the value of step {n}"))
+                    continue
+                mode = self.watched[n].mode(at)
+                value, found = self.watched[n].single(mode, n, parameters, (v,))
+                results.append(value)
+                if at.statistics is not None:
+                    alone = [(mean[None], inverse[None]) for mean, inverse in found]
+                    at.statistics.add((n,), mode.uses, alone)
+        return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+
+
+def step_tensors(
+    group: Group,
+    values: dict[int, list[Tensor]],
+    shapes: Callable[[int], list[torch.Size]],
+    have: Sequence[Sequence[int]],
+    want: Sequence[Sequence[int]],
+    like: Tensor,
+) -> dict[int, list[Tensor]]:
+    """The tensors of single steps, from the ranks that have them to those that want them.
+
+    Args:
+        values: of the steps that this rank has.
+        shapes: of the tensors of any step.
+        have, want: which steps every rank has, one rank each, and is to get.
+        like: of the tensors' dtype and device.
+    """
+    rank, got = group.rank, dict(values)
+    sends, receives = [], []
+    for peer in range(group.size):
+        if peer == rank:
+            continue
+        mine, theirs = set(have[rank]), set(have[peer])
+        leaving = [n for n in dict.fromkeys(want[peer]) if n in mine]
+        sends += [(peer, a.detach().contiguous()) for n in leaving for a in values[n]]
+        for n in dict.fromkeys(want[rank]):
+            if n in theirs:
+                got[n] = [like.new_empty(shape) for shape in shapes(n)]
+                receives += [(peer, a) for a in got[n]]
+    group.exchange(sends, receives).wait()
+    return got
