@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 import layerparallel as lp
@@ -27,34 +27,27 @@ def gradient_of(module: nn.Module, x: Any, y: Tensor) -> Callable[[], None]:
     return step
 
 
-@cache
-def compiled_block(h: float, activation: Callable[[Tensor], Tensor]) -> Any:
-    """Some layers as one compiled function of the state and their parameters."""
-
-    def block(u: Tensor, parameters: list[Tensor]) -> Tensor:
-        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-            if weight.dim() == 4:
-                z = functional.conv2d(u, weight, bias, padding=weight.shape[-1] // 2)
-            else:
-                z = functional.linear(u, weight, bias)
-            u = torch.add(u, activation(z), alpha=h)
-        return u
-
-    return torch.compile(block, dynamic=False)
-
-
 class CompiledBlocks(nn.Module):
-    """A serial network of layers sigma(A u + b): `BLOCK` a block, each the same compiled function."""
+    """A serial network of like layers, `BLOCK` a block, every block the same compiled function."""
 
-    def __init__(self, serial: lp.SerialNetwork, activation: Callable[[Tensor], Tensor] = torch.tanh):
+    def __init__(self, serial: lp.SerialNetwork):
         super().__init__()
         self.serial: Any = serial
-        self.block = compiled_block(self.serial.body.h, activation)
+        body: Any = serial.body
+        template, h, whole = body[0], body.h, body.integrator == "block"
+        names = [name for name, _ in template.named_parameters()]
+        self.parameters_of = [[*layer.parameters()] for layer in body]
+
+        def block(u: Tensor, layers: list[list[Tensor]]) -> Tensor:
+            for each in layers:
+                value = functional_call(template, dict(zip(names, each, strict=True)), (u,))
+                u = value if whole else torch.add(u, value, alpha=h)
+            return u
+
+        self.block = torch.compile(block, dynamic=False)
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.serial.opening(x)
-        layers: list[Any] = list(self.serial.body.children())
-        for first in range(0, len(layers), BLOCK):
-            some = layers[first : first + BLOCK]
-            u = self.block(u, [p for layer in some for p in (layer.weight, layer.bias)])
+        for first in range(0, len(self.parameters_of), BLOCK):
+            u = self.block(u, self.parameters_of[first : first + BLOCK])
         return self.serial.closing(u)

@@ -83,7 +83,7 @@ class Compiled(Step):
     def __init__(self, recipe: Families, data: Dataset) -> None:
         super().__init__(replace(recipe, form="eager"), data, Team())
         plain = self.method.network
-        self.method.model = CompiledBlocks(plain, torch.relu)
+        self.method.model = CompiledBlocks(plain)
 
 
 class Fill:

@@ -100,7 +100,7 @@ class Training:
         self.network: nn.Module = net
         if isinstance(how, str):
             serial = net.to_serial()
-            self.network = serial if how == "eager" else CompiledBlocks(serial, torch.relu)
+            self.network = serial if how == "eager" else CompiledBlocks(serial)
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True
         )
