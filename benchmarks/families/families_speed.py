@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from case import hierarchies, multigrid
-from comparing import Row, judged, row, turns  # pyright: ignore[reportMissingImports]
+from comparing import Row, judged, row, turns
 from families_recipe import Families
 from families_steps import Piped, Weighed, foreseen, images, on_processes
 from torch import Tensor, nn
-from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
+from workers import BOTH, Crew, Job
 
 from layerparallel.group import Link
 from layerparallel.network.network import Network

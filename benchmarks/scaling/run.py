@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,8 +33,7 @@ CLAIM = "Slides: crossover near 16 cores; constant run time at 4 layers a core"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench scaling", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--section", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--ranks", nargs="+", type=int, default=[1 << k for k in range(11)])
     parser.add_argument("--network", default="ethernet", help="of strong and weak")
@@ -61,8 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         if section in args.section:
             found[section] = scaling(section, args, say)
     if args.json:
-        json.dump(found, sys.stdout, indent=1)
-        print()
+        harness.print_json(found)
     return 0
 
 
