@@ -93,26 +93,26 @@ def _of_layers(name: str, about: str, layer: nn.Module, width: int, depth: int, 
     return model.with_jax(loss, given, f"body.0.{key}", lambda found: found["body"][key][0])
 
 
-def built_in() -> Model:
+def built_in(depth: int = 1024) -> Model:
     def step(u: Any, p: Any) -> Any:
         import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
 
         return jnp.tanh(affine(p, u))
 
-    return _of_layers("built-in layer", "`lp.Dense(8)`", lp.Dense(8), 8, 1024, step)
+    return _of_layers("built-in layer", "`lp.Dense(8)`", lp.Dense(8), 8, depth, step)
 
 
-def own_module() -> Model:
+def own_module(depth: int = 1024) -> Model:
     def step(u: Any, p: Any) -> Any:
         import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
 
         return jnp.tanh(u @ p["0.weight"].T + p["0.bias"])
 
     layer = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
-    return _of_layers("own module", "`nn.Linear(8, 8)`, `nn.Tanh()`", layer, 8, 1024, step)
+    return _of_layers("own module", "`nn.Linear(8, 8)`, `nn.Tanh()`", layer, 8, depth, step)
 
 
-def residual_mlp() -> Model:
+def residual_mlp(depth: int = 256) -> Model:
     def step(u: Any, p: Any) -> Any:
         import jax  # pyright: ignore[reportMissingImports]
 
@@ -124,7 +124,7 @@ def residual_mlp() -> Model:
 
     layer = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16))
     name = "residual MLP with LayerNorm"
-    return _of_layers(name, "LayerNorm, 16-64-16, GELU", layer, 16, 256, step)
+    return _of_layers(name, "LayerNorm, 16-64-16, GELU", layer, 16, depth, step)
 
 
 class _Right(nn.Module):
@@ -138,9 +138,9 @@ class _Right(nn.Module):
         return self.F(y)
 
 
-def neural_ode() -> Model:
+def neural_ode(depth: int = 1024) -> Model:
     torch.manual_seed(0)
-    depth, width = 1024, 8
+    width = 8
     F = nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
     body = lp.chain(F, depth, T=5.0, tied=True)
     net = lp.Network(nn.Linear(2, width), body, nn.Linear(width, CLASSES))
@@ -153,11 +153,13 @@ def neural_ode() -> Model:
         right, times = _Right(serial.body.layer), torch.tensor([0.0, 5.0])
 
         class Solved(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.serial = serial  # whose gradients are set to None
+
             def forward(self, x: Tensor) -> Tensor:
-                states = odeint(
-                    right, serial.opening(x), times, method="euler", options={"step_size": h}
-                )
-                return serial.closing(states[-1])
+                how: Any = {"method": "euler", "options": {"step_size": h}}
+                return serial.closing(odeint(right, serial.opening(x), times, **how)[-1])
 
         model.instead["torchdiffeq"] = gradient_of(Solved(), x, y)
 
@@ -200,9 +202,9 @@ class _Cell(nn.Module):
         return self.cell(x, h)
 
 
-def recurrence() -> Model:
+def recurrence(length: int = 1000) -> Model:
     torch.manual_seed(0)
-    length, inputs, width = 1000, 4, 16
+    inputs, width = 4, 16
     body = lp.chain(_Cell(nn.GRUCell(inputs, width)), length, integrator="block", tied=True)
     net = lp.Network(_Series(width), body, nn.Linear(width, CLASSES))
     serial: Any = net.to_serial()
@@ -250,21 +252,24 @@ def _compiled(name: str, about: str, net: lp.Network, x: Tensor, y: Tensor) -> M
     return model
 
 
-def resnet() -> Model:
+def resnet(depth: int = 56) -> Model:
     from layerparallel.models import resnet as built
 
     torch.manual_seed(0)
-    net = built(56, classes=CLASSES)
-    return _compiled("ResNet", "ResNet-56 for CIFAR-10, images of 32×32", net, *_drawn(3, 32, 32))
+    net = built(depth, classes=CLASSES)
+    return _compiled("ResNet", f"ResNet-{depth} for CIFAR-10, images of 32×32", net, *_drawn(3, 32, 32))
 
 
-def transformer() -> Model:
+def transformer(depth: int = 12) -> Model:
     torch.manual_seed(0)
-    width, depth = 64, 12
-    layer = nn.TransformerEncoderLayer(
-        width, 4, 4 * width, dropout=0.0, activation=functional.gelu, batch_first=True, norm_first=True
-    )
-    body = lp.chain(layer, depth, integrator="block", initial="independent")
+    width = 64
+    blocks = [
+        nn.TransformerEncoderLayer(
+            width, 4, 4 * width, 0.0, functional.gelu, batch_first=True, norm_first=True
+        )
+        for _ in range(depth)
+    ]
+    body = lp.chain(blocks, integrator="block", stacked=True)
     opening = nn.Sequential(nn.Conv2d(3, width, 8, 8), nn.Flatten(2), _Tokens())
     net = lp.Network(opening, body, nn.Sequential(_Mean(), nn.Linear(width, CLASSES)))
     return _compiled("ViT", f"{depth} blocks of width {width}, 16 tokens", net, *_drawn(3, 32, 32))
@@ -280,7 +285,7 @@ class _Mean(nn.Module):
         return x.mean(1)
 
 
-MODELS: tuple[Callable[[], Model], ...] = (
+MODELS: tuple[Callable[..., Model], ...] = (
     built_in,
     own_module,
     neural_ode,
