@@ -52,10 +52,9 @@ class Base(ABC):
     ranks none."""
     evaluate_every: int = 1
     """Epochs between two evaluations."""
-    checkpoint_every: int = 5
-    """Epochs between two checkpoints."""
-    checkpoint_seconds: float = 300.0
-    """Seconds after which a checkpoint is due within an epoch, too."""
+    checkpoint_seconds: float = 60.0
+    """Seconds from one checkpoint to the next, which is what a kill loses at most; longer where writing
+    one takes over a twentieth of that. 0 writes one after every step."""
 
     # ---- what a recipe says ---------------------------------------------------------------------
 
@@ -113,7 +112,6 @@ class Base(ABC):
             seed=self.seed,
             threads=self.threads,
             evaluate_every=self.evaluate_every,
-            checkpoint_every=self.checkpoint_every,
             checkpoint_seconds=self.checkpoint_seconds,
             serial=partial(self.serially, data),
             serial_epochs=self.serial_epochs,
@@ -132,11 +130,10 @@ class Base(ABC):
                 "batch",
                 "threads",
                 "evaluate_every",
-                "checkpoint_every",
                 *self.counts,
             ),
-            positive=("learning_rate", "checkpoint_seconds"),
-            at_least_zero=("serial_epochs",),
+            positive=("learning_rate",),
+            at_least_zero=("serial_epochs", "checkpoint_seconds"),
         )
 
     @property
@@ -175,7 +172,7 @@ def bounded(
     for name in at_least_zero:
         if not 0 <= getattr(options, name) < math.inf:
             raise ValueError(
-                f"{name} = {getattr(options, name)} is not a number of at least 0: give 0 for none."
+                f"{name} = {getattr(options, name)} is not a number of at least 0: give one."
             )
 
 
