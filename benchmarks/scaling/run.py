@@ -4,7 +4,8 @@
 
 Sections: `real`, predictions beside one and two real processes; `aims`, 1024 layers of width 8
 against what is wanted of them; `strong`, that network and 512 layers of width 220 on more and more
-ranks; `weak`, four layers a rank. What is compared: `Serial()` on one rank, data parallelism, pipelines.
+ranks; `weak`, four layers a rank. What is compared: plain PyTorch and the quickest of the library on one
+core, data parallelism, pipelines.
 """
 
 from __future__ import annotations
@@ -67,19 +68,19 @@ def main(argv: list[str] | None = None) -> int:
 def scaling(section: str, args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """The rows of all networks, by name."""
     network = links.find(args.network)
-    study = Study(network.link, bound=0.1, few=args.few, say=say)
     wide = [dense(args.wide, 220, 100, args.weights)] if args.wide else []
     found = {}
     for task in [*(dense(1024, 8, batch, args.weights) for batch in args.batches), *wide]:
         name = f"{task.name}, batch {task.batch}"
         task = dataclasses.replace(task, repeats=args.repeats)
+        study = Study(task, network.link, bound=0.1, few=args.few, say=say)
         say(f"\n{section} scaling: {name}; {network}")
         if section == "strong":
             ranks = [count for count in args.ranks if count <= task.depth]
-            rows: list[Row] = study.strong(task, ranks)[0]
+            rows: list[Row] = study.strong(ranks)
         else:
             name = name.replace(str(task.depth), "4 layers a rank", 1)
-            rows = study.weak(task, args.ranks, 4)
+            rows = study.weak(args.ranks, 4)
         if args.plots is not None:
             file = args.plots / f"{section}_{task.name.split()[-1]}_{task.batch}.png"
             title = f"{section.capitalize()} scaling: {name}"

@@ -43,6 +43,11 @@ class Task:
         """The network of this depth."""
         return self.make(self.depth)
 
+    @cached_property
+    def plain(self) -> nn.Module:
+        """The same network in ordinary PyTorch."""
+        return self.network.to_serial()
+
     @property
     def batch(self) -> int:
         """Samples."""
@@ -87,6 +92,19 @@ class Task:
         return found
 
 
+def check_recipe(recipe: Any) -> None:
+    """Of a recipe, or of its options.
+
+    Raises:
+        InputError: it trains stages or subnetworks, and not layers in parallel.
+    """
+    if not hasattr(recipe, "solver"):
+        raise InputError(
+            f"The recipe {recipe.name!r} trains stages or subnetworks, without a solver whose scaling "
+            "could be predicted: name one of layers, such as level-sets or mnist."
+        )
+
+
 def from_recipe(options: Any) -> Task:
     """The gradient of a recipe's network on one of its batches, at its initial weights.
 
@@ -94,11 +112,7 @@ def from_recipe(options: Any) -> Task:
         InputError: an option is out of its bounds, the data cannot be had, or the recipe trains stages
             and not layers in parallel.
     """
-    if not hasattr(options, "solver"):
-        raise InputError(
-            f"The recipe {options.name!r} trains stages or subnetworks, without a solver whose scaling "
-            "could be predicted: name one of layers, such as level-sets or mnist."
-        )
+    check_recipe(options)
     try:
         plain = replace(options, solver="serial", adaptive=False, device="cpu")
         plain.check()
