@@ -32,25 +32,29 @@ from torch.nn import functional
 
 import layerparallel as lp
 from layerparallel.network.tuning import describe
+from layerparallel.solvers.cycles import is_serial
 from layerparallel.solvers.measure import compare, gradients, median, rounds
 
 Row = dict[str, Any]
 ERROR = 0.1
+ROUNDING = 1e-2
+"""Relative difference of two gradients in float32; that of a ResNet with batch norm is 2e-3."""
 
 
 def measure(model: Model, repeats: int) -> Row:
     """The row of one model."""
-    tuning = lp.tune(model.net, (model.x, model.y), functional.cross_entropy, error=ERROR)
-    tried = [t for t in tuning.trials if isinstance(t.solver, lp.MGRIT) and t.milliseconds]
+    tuning = lp.tune(model.net, (model.x, model.y), functional.cross_entropy, error=ERROR, seconds=20)
+    tried = [t for t in tuning.trials if t.milliseconds and t.solver and not is_serial(t.solver)]
     best = min(tried, key=lambda t: t.milliseconds or 0.0, default=None)
+    solver, error = (best.solver, best.error) if best else (None, None)
     exact = gradient_of(model.net, model.x, model.y)
     calls: dict[str, Callable[[], None]] = {
         "plain": gradient_of(model.plain, model.x, model.y),
         **model.instead,
         "exact": _by(model.net, lp.Serial(), exact),
     }
-    if best is not None:
-        calls["multigrid"] = _by(model.net, best.solver, exact)
+    if solver is not None:
+        calls["multigrid"] = _by(model.net, solver, exact)
     agree(model, calls["exact"])
     times = dict(zip(calls, (median(t) for t in rounds([*calls.values()], repeats)), strict=True))
     instead = min(model.instead, key=lambda name: times[name]) if model.instead else None
@@ -66,9 +70,9 @@ def measure(model: Model, repeats: int) -> Row:
         "all_ms": times,
         "exact_ms": times["exact"],
         "multigrid_ms": times.get("multigrid"),
-        "setting": describe(best.solver) if best else None,
-        "relative_error": best.error.relative if best else None,
-        "cosine": best.error.cosine if best else None,
+        "setting": describe(solver) if solver else None,
+        "relative_error": error.relative if error else None,
+        "cosine": error.cosine if error else None,
         "ours_ms": ours,
         "ratio": times["plain"] / ours,
         "ratio_exact": times["plain"] / times["exact"],
@@ -103,7 +107,7 @@ def agree(model: Model, exact: Callable[[], None]) -> None:
         error = compare(
             {key: theirs[key] for key in shared}, {key: plain[key] for key in shared}
         ).relative
-        if error > 1e-3:
+        if error > ROUNDING:
             raise RuntimeError(f"{model.name}: the gradient by {name} differs by {error:.1e}")
 
 
@@ -156,9 +160,9 @@ def markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         plain = row["baseline_ms"]
         exact = _over(plain, row["exact_ms"])
-        multigrid = _over(plain, row["multigrid_ms"]) if row["multigrid_ms"] else "falls back"
+        multigrid = _over(plain, row["multigrid_ms"]) if row["multigrid_ms"] else "no setting"
         instead = f"{row['instead']}: {_over(plain, row['instead_ms'])}" if row["instead"] else ""
-        lines.append([f"{row['case']}: {row['about']}", f"{plain:.0f} ms", exact, multigrid, instead])
+        lines.append([row["case"], f"{plain:.0f} ms", exact, multigrid, instead])
     return "\n".join("| " + " | ".join(each) + " |" for each in lines)
 
 

@@ -47,5 +47,5 @@ def test_a_row_its_table_and_its_picture(tmp_path, capsys):
     assert run.main(flags) == 0
     first, second = capsys.readouterr().out.strip().splitlines()[2:]
     assert first.split("|")[3].strip() == "2.0×"
-    assert "0.50×, loses | falls back" in second
+    assert "0.50×, loses | no setting" in second
     assert (tmp_path / "rows.png").stat().st_size > 1000
