@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import select
 import sys
 import time
 import warnings
@@ -368,7 +369,10 @@ def test_on_a_terminal_progress_is_one_line_that_goes_away(monkeypatch: pytest.M
     with os.fdopen(slave, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         lp.tune(net, pair, loss, seconds=1e-6)
-        shown = os.read(master, 1 << 16).decode()
+        shown = ""
+        while not shown.endswith(" " * 79 + "\r"):  # a read may bring a part of it
+            assert select.select([master], [], [], 10)[0], shown
+            shown += os.read(master, 1 << 16).decode()
     os.close(master)
     lines = shown.split("\r")
     assert lines[1] == f"{'tune: the gradient by Serial()':79}"
