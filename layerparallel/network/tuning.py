@@ -111,7 +111,8 @@ def tune(
         batch: (input, target), of the size that will be trained with.
         criterion: ``criterion(network(input), target)`` is the loss.
         error: bound on the relative error of the whole gradient.
-        solvers: what to try; `candidates(depth)` if None. ``Serial()`` is tried in any case.
+        solvers: what to try; `candidates(depth)` if None. ``Serial()`` is tried in any case. Those that
+            choose their coarsening are tried with what they choose for the shortest chain.
         repeats: timings of each.
 
     Raises:
@@ -123,7 +124,9 @@ def tune(
         raise TypeError(f"batch is a {type(batch).__name__}; give the pair (input, target)")
     x, y = batch
     depth = min(body.depth for body in network.chains)
-    tried = list(solvers) if solvers is not None else candidates(depth)
+    picard = all(body.allows_picard for body in network.chains)
+    wanted = list(solvers) if solvers is not None else candidates(depth)
+    tried = [s.fitted(depth, picard) if isinstance(s, MGRIT) else s for s in wanted]
     if not any(isinstance(s, Serial) for s in tried):
         tried.insert(0, Serial())
     before = {p: p.grad for p in network.parameters()}
