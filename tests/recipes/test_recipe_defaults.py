@@ -42,6 +42,7 @@ def test_fewer_layers_get_a_smaller_coarsening_and_two_cycles():
     for recipe in (LevelSets(), IndianPines(), Mnist()):
         for depth, m in ((4, 2), (16, 4)):
             solver = recipe._solver(depth)
+            assert isinstance(solver, lp.MGRIT)
             assert solver.factors(depth) == [m]
             assert (solver.forward_cycles, solver.adjoint_cycles) == (2, 2)
     chosen = LevelSets(depth=64, coarsening=16, forward_cycles=1, adjoint_cycles=3)._solver(64)

@@ -114,18 +114,16 @@ def test_a_solver_that_does_not_fit_is_told_what_would(solver: lp.MGRIT, steps: 
     assert ("smallest=2" in str(error.value)) == ("smallest=2" in says)
 
 
-def test_unlike_modules_are_advised_what_their_integrator_can_have():
+@pytest.mark.parametrize(
+    ("integrator", "says"),
+    [("euler", "'inject', 'mean_residual' or 'picard'"), ("rk4", "'inject' or 'mean_residual'")],
+)
+def test_unlike_modules_are_advised_what_their_integrator_can_have(integrator: Any, says: str):
     solver = lp.MGRIT(coarsening=3, coarse="mean_parameters")
-    for integrator, says in (
-        ("euler", "'inject', 'mean_residual' or 'picard'"),
-        ("rk4", "'inject' or "),
-    ):
-        layers = [nn.Linear(4, 4) for _ in range(12)]
-        body = lp.chain(layers, T=1.0, integrator=integrator)
-        with pytest.raises(ValueError, match="mean_parameters") as error:
-            lp.Network(None, body, None, solver)(torch.randn(2, 4))
-        assert says in str(error.value)
-        assert ("picard" in str(error.value)) == (integrator == "euler")
+    body = lp.chain([nn.Linear(4, 4) for _ in range(12)], T=1.0, integrator=integrator)
+    with pytest.raises(ValueError, match="mean_parameters") as error:
+        lp.Network(None, body, None, solver)(torch.randn(2, 4))
+    assert str(error.value).endswith(says)
 
 
 def test_step_functions_are_never_advised_picard():
