@@ -3,10 +3,16 @@
 import dataclasses
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
+
+
+def alternatives(remedies: Sequence[str]) -> str:
+    """Remedies as a sentence names them: a, b or c."""
+    *others, last = remedies
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 class InputError(ValueError):

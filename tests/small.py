@@ -32,6 +32,8 @@ def recipe(**options: Any) -> LevelSets:
         "depth": 16,
         "width": 4,
         "coarsening": 4,
+        "forward_cycles": 1,
+        "adjoint_cycles": 1,
         "training": 130,
         "validation": 40,
         "batch": 20,
@@ -58,7 +60,8 @@ def flags(recipe: LevelSets) -> list[str]:
     found = []
     for name in ("depth", "width", "coarsening", "training", "validation", "batch", "epochs"):
         found += [f"--{name}", str(getattr(recipe, name))]
-    for name in ("evaluate_every", "checkpoint_seconds", "serial_epochs"):
+    names = ("evaluate_every", "checkpoint_seconds", "serial_epochs")
+    for name in (*names, "forward_cycles", "adjoint_cycles"):
         found += [f"--{name.replace('_', '-')}", str(getattr(recipe, name))]
     return [*found, "--dtype", recipe.dtype]
 

@@ -80,6 +80,11 @@ class Chain(abc.ABC):
     reverse: bool = False
     """The chain runs from right to left (an adjoint): it departs from the right ends."""
 
+    @property
+    def allows_picard(self) -> bool:
+        """Whether the coarse operator "picard" is for its steps."""
+        return True
+
     @abc.abstractmethod
     def advance(
         self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None

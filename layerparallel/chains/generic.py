@@ -60,11 +60,12 @@ class GenericChain(Chain):
         self, factor: int, operator: CoarseOperator, blocks: Blocks | None = None
     ) -> GenericChain:
         if operator.kind == "mean_parameters" and not self.own and self.field.unlike:
+            others = ", 'mean_residual' or 'picard'" if self.allows_picard else " or 'mean_residual'"
             raise ValueError(
                 "coarse='mean_parameters' needs like layers, and these are unlike modules; "
-                "use 'inject', 'mean_residual' or 'picard'"
+                f"use 'inject'{others}"
             )
-        if operator.kind == "picard" and self.integrator not in (euler, block):
+        if operator.kind == "picard" and not self.allows_picard:
             raise ValueError(
                 "coarse='picard' is for forward Euler and residual blocks; "
                 "use 'inject' or 'mean_residual' with this integrator"
@@ -102,6 +103,10 @@ class GenericChain(Chain):
 
     def looped(self, u: State) -> bool:
         return isinstance(self.field, Unlike)
+
+    @property
+    def allows_picard(self) -> bool:
+        return self.integrator in (euler, block)
 
     @property
     def layer_bytes(self) -> int:

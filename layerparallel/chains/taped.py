@@ -44,6 +44,10 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
         return self.chain.looped(u)
 
     @property
+    def allows_picard(self) -> bool:
+        return self.chain.allows_picard
+
+    @property
     def layer_bytes(self) -> int:
         return self.chain.layer_bytes
 

@@ -74,7 +74,7 @@ def _sizes(depth: int, least: int) -> list[tuple[int, ...]]:
 
 def _operators(body: Body) -> list[Operator]:
     """The coarse operators that the body's chain can take and that differ on it."""
-    picard = body.integrator in ("euler", "block")
+    picard = body.allows_picard
     if isinstance(body, StackedBody) and picard:
         return [
             ("picard", 4),

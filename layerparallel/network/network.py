@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..group.norms import Norms
 from ..solvers import MGRIT, Serial, Split
 from ..solvers.cycles import Solvers
+from ..solvers.remedies import remedy
 from ..solvers.solution import Solution
 from ..steps import draws
 from ..steps.state import State, as_given, as_state
@@ -22,7 +23,7 @@ from .bodies import Body
 from .crossing import crossed, edge, everywhere, on_rank, told
 from .driven import Driven
 from .parts import Chains, checked_chains
-from .propagate import Guess, Solver, finite, fitting, propagate
+from .propagate import Direction, Guess, Solver, finite, fitting, propagate
 from .serial_twins import SerialChains, SerialNetwork
 from .wrapping import parted
 
@@ -232,8 +233,10 @@ class Network(Norms):
         u0 = fitting(body, as_state(given, "the opening's value"))
         count = len(self.chains)
 
-        def report(direction: str, solution: Solution) -> None:
+        def report(direction: Direction, solution: Solution) -> None:
             self._report(direction, k, count, solution)
+            if solution.fallback is not None:
+                self._fell_back(direction, solver, body, solution.fallback)
 
         return as_given(propagate(body, u0, inputs, solver, report, guess))
 
@@ -255,7 +258,7 @@ class Network(Norms):
         """Goes back to what `guesses` returned."""
         self._guesses = {key: [copy.copy(g) for g in each] for key, each in kept.items()}
 
-    def _report(self, direction: str, k: int, count: int, solution: Solution) -> None:
+    def _report(self, direction: Direction, k: int, count: int, solution: Solution) -> None:
         solved = self._solved[direction]
         if k == (0 if direction == "forward" else count - 1):  # a new propagation begins
             solved.clear()
@@ -264,14 +267,18 @@ class Network(Norms):
         spent.extend([0.0] * (len(solution.seconds) - len(spent)))
         for level, seconds in enumerate(solution.seconds):
             spent[level] += seconds
-        if solution.fallback is None:
-            return
+
+    def _fell_back(self, direction: Direction, solver: Solver, body: Body, reason: str) -> None:
+        """Counts a solve that was done serially instead, and warns of some."""
         self.fallbacks += 1
         if str(self.fallbacks).strip("0") == "1":  # the first, the tenth, the hundredth, ...
+            one = solver.forward.forward if direction == "forward" else solver.adjoint.adjoint
+            advice = ""
+            if isinstance(one, MGRIT):  # and not a solver of the user's own
+                advice = f" ({remedy(one, direction, body.depth, body.allows_picard)})"
             warnings.warn(
-                f"layer-parallel {direction} solve: {solution.fallback}; this batch is propagated "
-                f"serially, for the {self.fallbacks}. time (more cycles, a smaller coarsening or the "
-                "coarse operator 'picard' may help)",
+                f"layer-parallel {direction} solve: {reason}; this batch is propagated serially, for "
+                f"the {self.fallbacks}. time{advice}",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from ..steps.state import State, as_state
 from .driven import Driven
 
 Solver = Serial | MGRIT | Split
+Direction = Literal["forward", "adjoint"]
 
 
 class Binder(Protocol):
@@ -70,7 +71,7 @@ class _Call:
     solver: Solver
     parts: int
     guess: Guess | None
-    report: Callable[[str, Solution], None]
+    report: Callable[[Direction, Solution], None]
 
 
 def propagate(
@@ -78,7 +79,7 @@ def propagate(
     u0: State,
     inputs: Sequence[Tensor],
     solver: Solver,
-    report: Callable[[str, Solution], None],
+    report: Callable[[Direction, Solution], None],
     guess: Guess | None = None,
 ) -> State:
     """u[N] of the chain that `body` makes of its parameters, differentiable.

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..solvers import Serial, Split
-from ..solvers.cycles import Solvers, is_serial, serially
+from ..solvers.cycles import Solvers, fitted, is_serial, serially
 from ..solvers.measure import GradientError
 from .candidates import candidates, with_one_more
 from .gradients import Call, Measured, left_alone
@@ -147,7 +147,8 @@ def describe(solver: Solvers) -> str:
         return f"forward {describe(solver.forward)}, adjoint {describe(solver.adjoint)}"
     if isinstance(solver, Serial):
         return "Serial()" if solver.memory == "store" else f"Serial({solver.memory!r})"
-    coarse = solver.coarse if solver.samples is None else f"{solver.coarse}:{solver.samples}"
+    m, coarse = solver.coarsening or "by depth", solver.coarse or "by steps"
+    coarse += "" if solver.samples is None else f":{solver.samples}"
     others = {f.name: getattr(solver, f.name) for f in fields(solver) if f.name not in SHOWN}
     defaults = {f.name: f.default for f in fields(solver)}
     rest = [
@@ -156,7 +157,7 @@ def describe(solver: Solvers) -> str:
         if value != defaults[name]
     ]
     return (
-        f"MGRIT L={solver.levels} m={solver.coarsening} "
+        f"MGRIT L={solver.levels} m={m} "
         f"({solver.forward_cycles},{solver.adjoint_cycles}) {coarse}{''.join(rest)}"
     )
 
@@ -186,9 +187,10 @@ def tune(
         batch: (input, target), of the size that will be trained with.
         criterion: ``criterion(network(input), target)`` is the loss.
         error: bound on the relative error of the whole gradient.
-        solvers: what to try; if None, settings that fit the network's chains, with one more cycle for
-            those that are fast and not exact enough. ``Serial()`` is tried in any case. A solver that
-            the network cannot take is a row of the table.
+        solvers: what to try, with what they choose for these chains written out; if None, settings that
+            fit the network's chains, with one more cycle for those that are fast and not exact enough.
+            ``Serial()`` is tried in any case. A solver that the network cannot take is a row of the
+            table.
         seconds: after which nothing new is begun. Plain PyTorch and ``Serial()`` are timed in any case,
             so a network whose gradient takes long may take longer.
         repeats: most timings of each.
@@ -209,14 +211,27 @@ def tune(
         )
     if not isinstance(batch, tuple) or len(batch) != 2:
         raise TypeError(f"batch is a {type(batch).__name__}; give the pair (input, target)")
-    given = None if solvers is None else list(solvers)
-    for solver in given or []:
+    for solver in solvers or []:
         with contextlib.suppress(ValueError), network.solved_by(solver):
             pass  # what is no solver is refused before any work
+    given = None if solvers is None else [_written_out(network, solver) for solver in solvers]
     x, y = batch
     with _Progress(progress, network) as show, left_alone(network, criterion):
         measured = Measured(network, x, y, criterion, seconds)
         return _Search(measured, error, repeats, show).run(given)
+
+
+def _written_out(network: Network, solver: Solvers) -> Solvers:
+    """The solver with all that it chooses for the network's chains; as it is where they refuse it."""
+    each = solver if isinstance(solver, tuple) else [solver] * len(network.chains)
+    try:
+        found = tuple(
+            fitted(one, body.depth, body.allows_picard)
+            for one, body in zip(each, network.chains, strict=True)
+        )
+    except ValueError:
+        return solver
+    return found[0] if len(set(found)) == 1 else found
 
 
 class _Progress:

@@ -78,6 +78,7 @@ def work(solver: MGRIT | Serial, steps: int, ranks: int) -> Work:
     messages = rounds
     for adjoint in (False, True):
         one = solver.adjoint if adjoint else solver.forward
+        one = one.fitted(steps) if isinstance(one, MGRIT) else one
         schedule = _schedule(solver, steps, adjoint)
         last = max(k for k, e in enumerate(schedule) if e.level == 0 and e.role != "rest")
         for k, event in enumerate(schedule):

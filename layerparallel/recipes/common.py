@@ -49,18 +49,19 @@ class Common(Base):
     """How training propagates; evaluation is serial, and at the end parallel, too."""
     levels: int = 2
     """Levels of the multigrid hierarchy."""
-    coarsening: int | tuple[int, ...] = 32
-    """Steps in an interval; one for all levels, or one from each level to the next."""
+    coarsening: int | tuple[int, ...] | None = None
+    """Steps in an interval; one for all levels, or one from each level to the next; None for what fits
+    the depth: on two levels 8 from 64 layers on, 16 from 256, 32 from 1,024."""
     smallest: int = 1
     """Fewest steps of the coarsest level."""
     relaxation: int | tuple[int, ...] = 0
     """CF-sweeps after the F-sweep, for all levels or for each: 0 is F-relaxation, 1 is FCF."""
     cycle: Literal["V", "F", "W"] = "V"
     """Kind of cycle."""
-    forward_cycles: int = 1
-    """Cycles of every forward solve."""
-    adjoint_cycles: int = 1
-    """Cycles of every adjoint solve."""
+    forward_cycles: int | None = None
+    """Cycles of every forward solve; None for 1, and 2 on fewer layers than the recipe's own."""
+    adjoint_cycles: int | None = None
+    """Cycles of every adjoint solve; None for 1, and 2 on fewer layers than the recipe's own."""
     coarse: Literal["inject", "mean_parameters", "mean_residual", "picard"] = "picard"
     """How a coarse step stands for the steps of its interval."""
     samples: int | None = 8
@@ -119,19 +120,21 @@ class Common(Base):
                     f"Depth {shallow} of refine cannot be refined to {deep}: give a proper divisor."
                 )
         for depth in (*self.refine, self.depth):
-            self._solver().check(depth)
+            self._solver(depth).check(depth)
 
-    def _solver(self) -> MGRIT | Serial:
+    def _solver(self, depth: int) -> MGRIT | Serial:
+        """That of a network of so many layers."""
         if self.solver == "serial":
             return Serial()
+        cycles = 1 if depth >= type(self).depth else 2  # of fewer layers every coarse step is longer
         return MGRIT(
             levels=self.levels,
             coarsening=self.coarsening,
             smallest=self.smallest,
             relaxation=self.relaxation,
             cycle=self.cycle,
-            forward_cycles=self.forward_cycles,
-            adjoint_cycles=self.adjoint_cycles,
+            forward_cycles=cycles if self.forward_cycles is None else self.forward_cycles,
+            adjoint_cycles=cycles if self.adjoint_cycles is None else self.adjoint_cycles,
             coarse=self.coarse,
             samples=self.samples,
         )
@@ -140,7 +143,7 @@ class Common(Base):
         torch.manual_seed(self.seed)
         opening, layer, closing = self.parts(data)
         body = chain(layer, depth=depth, T=self.T)
-        return Network(opening, body, closing, self._solver()).to(self.place, self.torch_dtype)
+        return Network(opening, body, closing, self._solver(depth)).to(self.place, self.torch_dtype)
 
     def _method(
         self, data: Dataset, team: Team, depth: int, epochs: int, before: nn.Module | None
@@ -148,7 +151,7 @@ class Common(Base):
         if isinstance(before, Network):
             before = self._whole(data, before, team)
             network = refine(before, depth // before.body.depth)
-            network.solver = self._solver()
+            network.solver = self._solver(depth)
         else:
             network = self._network(data, depth)
         if not team.layer.alone:

@@ -45,11 +45,9 @@ class IndianPines(Common):
     """Pixels in a mini batch."""
     learning_rate: float = 3e-3
     """Peak of the one-cycle learning rate."""
-    coarsening: int | tuple[int, ...] = 16
-    """Steps in an interval; one for all levels, or one from each level to the next."""
-    forward_cycles: int = 2
+    forward_cycles: int | None = 2
     """Cycles of every forward solve."""
-    adjoint_cycles: int = 2
+    adjoint_cycles: int | None = 2
     """Cycles of every adjoint solve."""
     samples: int | None = 2
     """Groups of layers in a coarse step of mean_residual or picard; one a layer if None."""

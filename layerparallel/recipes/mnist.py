@@ -55,8 +55,6 @@ class Mnist(Common):
     """Peak of the one-cycle learning rate."""
     smoothness: float = 1e-4
     """Weight, in the objective, of the smoothness of the weights in depth; 0 leaves it out."""
-    coarsening: int | tuple[int, ...] = 4
-    """Steps in an interval; one for all levels, or one from each level to the next."""
     samples: int | None = 1
     """Groups of layers in a coarse step of mean_residual or picard; one a layer if None."""
     serial_epochs: int = 1

@@ -151,13 +151,15 @@ def short(solver: Serial | MGRIT | Split) -> str:
     if isinstance(solver, Split):
         return f"forward {short(solver.forward)}; adjoint {short(solver.adjoint)}"
     factors = solver.coarsening
-    coarsening = factors if isinstance(factors, int) else ", ".join(map(str, factors))
+    coarsening = ", ".join(map(str, factors)) if isinstance(factors, tuple) else factors
     words = [
         f"MGRIT, {solver.levels} levels",
-        f"m = {coarsening}",
+        f"m = {coarsening or 'by depth'}",
         f"cycles {solver.forward_cycles} + {solver.adjoint_cycles}",
-        solver.coarse if solver.samples is None else f"{solver.coarse} ({solver.samples} groups)",
     ]
+    if solver.coarse is not None:
+        groups = "" if solver.samples is None else f" ({solver.samples} groups)"
+        words.append(solver.coarse + groups)
     if solver.cycle != "V":
         words.append(f"{solver.cycle}-cycle")
     if solver.relaxation:

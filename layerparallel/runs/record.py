@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..network.network import Network
 from ..parareal import PararealNetwork
 from ..solvers import describe
+from ..solvers.cycles import fitted
 from ..version import __version__
 from .files import write_atomically
 
@@ -101,7 +102,7 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
     """Size and place of a network, its chains with their solvers, the parts of a parareal one."""
     parameters = list(network.parameters())
     chains = [
-        {"steps": body.depth, "solver": describe(solver)}
+        {"steps": body.depth, "solver": describe(fitted(solver, body.depth, body.allows_picard))}
         for each in network.modules()
         if isinstance(each, Network)
         for body, solver in zip(each.chains, each.solvers, strict=True)

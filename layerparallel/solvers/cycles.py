@@ -1,4 +1,4 @@
-"""Solvers with other numbers of cycles."""
+"""Solvers with other numbers of cycles, and with what they choose written out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,21 @@ from .split import Split
 Solver = Serial | MGRIT | Split
 Solvers = Solver | tuple[Solver, ...]
 """One solver for all chains of a network, or one for each."""
+
+
+def fitted(solver: Solver, steps: int, picard: bool = True) -> Solver:
+    """The solver with all that it chooses for a chain written out; see `MGRIT.fitted`."""
+    if isinstance(solver, Split):
+        return replace(
+            solver,
+            forward=_fitted_part(solver.forward, steps, picard),
+            adjoint=_fitted_part(solver.adjoint, steps, picard),
+        )
+    return _fitted_part(solver, steps, picard)
+
+
+def _fitted_part(part: Serial | MGRIT, steps: int, picard: bool) -> Serial | MGRIT:
+    return part.fitted(steps, picard) if isinstance(part, MGRIT) else part
 
 
 def multigrid_parts(solver: Solvers) -> list[MGRIT]:

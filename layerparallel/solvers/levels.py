@@ -24,10 +24,11 @@ class Levels:
     def __init__(
         self, solver: Settings, chain: Chain, u0: State, recorder: Recorder | None, collect: bool
     ):
-        self.solver, self.u0, self.recorder, self.collect = solver, u0, recorder, collect
+        self.u0, self.recorder, self.collect = u0, recorder, collect
         self.backward, self.linear = chain.reverse, chain.linear
         place = chain.place
         self.group = place.group
+        self.solver = solver = solver.fitted(place.depth, chain.allows_picard)
         factors = solver.factors(place.depth)
         self.bottom = len(factors)
         self.seconds, self.clock = [0.0] * (self.bottom + 1), time.perf_counter()

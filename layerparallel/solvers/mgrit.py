@@ -32,9 +32,15 @@ from .solution import Solution
 class MGRIT(Settings):
     """Layer-parallel multigrid for the forward and the adjoint propagation.
 
+    ``MGRIT()`` fits any chain of 2 steps or more: where no coarsening is given, it is chosen by the
+    depth, and so is the coarse operator if none is given either. ``factors(N)`` and ``fitted(N)`` say
+    what is chosen for N steps.
+
     Args:
-        levels: number of levels, the fine one included.
-        coarsening: m, one for all levels or one per coarsening.
+        levels: number of levels, the fine one included; an upper bound where the coarsening is chosen.
+        coarsening: m, one for all levels or one per coarsening. None for the largest power of two
+            with ``m**levels <= N``, and 2 at least: 8 for 64 steps and two levels, 16 for 256, 32 for
+            1024.
         relaxation: number of CF-relaxations that follow the F-relaxation, one for all levels or one
             per level: 0 is F, 1 is FCF, nu is F(CF)^nu.
         cycle: "V", "F" or "W".
@@ -43,9 +49,11 @@ class MGRIT(Settings):
         tolerance: stop when the residual at the C-points, relative to the states there, is at most
             this; the cycles are then an upper bound.
         coarse: coarse operator: "inject", "mean_parameters", "mean_residual" or "picard", from the
-            cheapest to the most accurate; see `CoarseOperator`.
+            cheapest to the most accurate; see `CoarseOperator`. None for "inject" where a coarsening is
+            given; where it is chosen, for "picard" if steps are forward Euler or residual blocks, else
+            for "mean_residual".
         samples: for the last two, into how many groups of layers a coarse step is divided at most;
-            None for one group a layer.
+            None for one group a layer, and for 4 groups where the operator is chosen.
         start: first guess: "coarse" solves the coarsest level and interpolates, "nested" adds one
             V-cycle on every level on the way up (full multigrid), "constant" puts u[0] everywhere.
         first_down: whether the first cycle has a down part. If not, it is the coarse start and one
@@ -79,12 +87,15 @@ class MGRIT(Settings):
 
 
 def Parareal(
-    coarsening: int = 8, forward_cycles: int = 2, adjoint_cycles: int = 2, **options: object
+    coarsening: int | None = None,
+    forward_cycles: int = 2,
+    adjoint_cycles: int = 2,
+    **options: object,
 ) -> MGRIT:
     """Parareal (Lions, Maday, Turinici 2001): two-level MGRIT with F-relaxation.
 
-    Every coarse step propagates a whole time slice of `coarsening` steps. Further options are those
-    of `MGRIT`, but for levels and relaxation.
+    Every coarse step propagates a whole time slice of `coarsening` steps; None chooses it as `MGRIT`
+    does. Further options are those of `MGRIT`, but for levels and relaxation.
     """
     fixed = {"levels": 2, "relaxation": 0}
     for name in fixed.keys() & options.keys():

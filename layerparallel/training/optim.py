@@ -321,7 +321,7 @@ class LBFGS(torch.optim.Optimizer):
         if not (math.isfinite(loss) and math.isfinite(squared)):
             raise RuntimeError(
                 f"the objective is {loss} and its squared gradient {squared} where finite values "
-                "are needed; start from smaller weights or with more solver cycles."
+                "are needed; start from smaller weights."
             )
         direction, slope, steepest = self._direction()
         length = group["lr"]

@@ -493,10 +493,12 @@ def test_every_setting_that_is_not_the_default_is_in_a_name():
     assert describe(lp.MGRIT(coarsening=(4, 2), coarse="picard", samples=4)) == (
         "MGRIT L=2 m=(4, 2) (2,2) picard:4"
     )
-    named = describe(lp.MGRIT(relaxation=1, cycle="F", memory="recompute", guard=False))
+    named = describe(lp.MGRIT(coarsening=8, relaxation=1, cycle="F", memory="recompute", guard=False))
     assert named == "MGRIT L=2 m=8 (2,2) inject relaxation=1 cycle=F memory=recompute guard=False"
-    assert describe(lp.MGRIT(norm=loss)).endswith("inject norm=loss")  # type: ignore[arg-type]
-    split = lp.Split(lp.Serial(), lp.MGRIT())
+    one = lp.MGRIT(coarsening=8, norm=loss)  # type: ignore[arg-type]
+    assert describe(one).endswith("inject norm=loss")
+    assert describe(lp.MGRIT()) == "MGRIT L=2 m=by depth (2,2) by steps"
+    split = lp.Split(lp.Serial(), lp.MGRIT(coarsening=8))
     assert describe((split, lp.Serial("recompute"))) == (
         "forward Serial(), adjoint MGRIT L=2 m=8 (2,2) inject | Serial('recompute')"
     )

@@ -33,6 +33,7 @@ def solvers(draw: st.DrawFn, name: str, depth: int) -> Solver:
         "levels": draw(st.integers(2, 4)),
         "coarsening": draw(
             st.one_of(
+                st.none(),
                 st.integers(2, min(5, depth)),
                 st.tuples(st.integers(2, min(4, depth)), st.integers(2, 3)),
             )
@@ -50,8 +51,7 @@ def solvers(draw: st.DrawFn, name: str, depth: int) -> Solver:
         "guard": False,
     }
     whole = lp.MGRIT(**options)
-    m = whole.coarsening if isinstance(whole.coarsening, int) else whole.coarsening[0]
-    if depth // m < 2:
+    if not whole.factors(depth):
         return lp.Serial()
     kind = draw(st.integers(0, 5))
     if kind == 0:

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from torch import nn
 
+import layerparallel as lp
 from layerparallel.runs import record
 from layerparallel.runs.files import write_atomically
 from layerparallel.runs.record import Record, RecordError
@@ -130,3 +132,16 @@ def test_an_interrupted_atomic_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_the_solver_of_every_chain_is_told_with_what_it_has_chosen():
+    parts = [nn.Linear(4, 4), lp.chain(nn.Linear(4, 4), 6, integrator="rk4")]
+    net = lp.Network(None, [lp.chain(lp.Dense(4), 64), *parts], None, lp.MGRIT())
+    told = [chain["solver"] for chain in record.describe_network(net)["chains"]]
+    assert [(solver["coarsening"], solver["coarse"], solver["samples"]) for solver in told] == [
+        (8, "picard", 4),
+        (2, "mean_residual", 4),
+    ]
+    net.solver = (lp.Split(lp.Serial(), lp.MGRIT()), lp.MGRIT(coarsening=3))
+    told = [chain["solver"] for chain in record.describe_network(net)["chains"]]
+    assert (told[0]["adjoint"]["coarsening"], told[1]["coarsening"]) == (8, 3)

@@ -81,6 +81,11 @@ class Body(nn.Module):
         return self.h * self.depth
 
     @property
+    def allows_picard(self) -> bool:
+        """Whether the coarse operator "picard" is for its steps: forward Euler and blocks."""
+        return self.integrator in ("euler", "block")
+
+    @property
     def blocks(self) -> Blocks:
         """Which layers every rank of the layer group has."""
         return self._blocks or Blocks.of_ends([0, self.depth])
