@@ -18,6 +18,7 @@ from ..data.batches import (Batch, Batches)
 from ..errors import (InputError, RankFailed)
 from .evaluate import (figures, probe, validation)
 from ..group.norms import Norms
+from ..network.stacking import layers_as_views
 from .progress import (Display, Silent, Standing)
 from .record import (Record, changed_options, describe_network, machine)
 from .stopwatch import Stopwatch
@@ -148,7 +149,8 @@ class Training:
 
         def save() -> None:
             if team.data.first:  # the others have the same
-                state = {**method.state_dict(), "progress": progress}
+                with layers_as_views():
+                    state = {**method.state_dict(), "progress": progress}
                 layers = layerwise.chains(method.network)
                 checkpoint.save(self.folder, moment, state, layers=layers, group=team.layer)
 
