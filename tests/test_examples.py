@@ -7,11 +7,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 from scripts import script
 
-from layerparallel.solvers import Serial
+from layerparallel.solvers import MGRIT, Serial
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+TRAINERS = ["lightning_trainer", "accelerate_loop"]
 
 
 def run(name: str, **options: Any) -> Any:
@@ -24,7 +26,7 @@ def run(name: str, **options: Any) -> Any:
 
 def test_every_example_is_tested_here():
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested | set(TRAINERS)
 
 
 def test_ten_lines():
@@ -96,6 +98,15 @@ def test_stock_transformer():
         errors = [found[f"dropout {dropout}, {k} + {k} cycles"][1].relative for k in (1, 2, 4)]
         assert errors == sorted(errors, reverse=True)
         assert errors[1] < 0.2
+
+
+@pytest.mark.parametrize("solver", [Serial(), MGRIT(coarsening=4)], ids=["serial", "multigrid"])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_trainers(name, solver):
+    found = run(name, solver=solver)
+    assert found["accuracy"] > 0.9
+    assert (found["residual"] > 0) == isinstance(solver, MGRIT)
+    assert found["residual"] < 0.05
 
 
 def test_an_example_is_a_script():

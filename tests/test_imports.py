@@ -27,6 +27,7 @@ def name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+TRAINERS = {"lightning", "pytorch_lightning", "accelerate", "safetensors"}
 MODULES = {name(path): path for path in FILES}
 
 
@@ -109,8 +110,17 @@ def test_the_package_alone_loads_none_of_what_the_command_line_needs():
     assert "torch" in loaded
     assert not loaded & {"rich", "tyro", "matplotlib", "scipy", "PIL", "pooch", "sklearn", "requests"}
     assert not loaded & {"jinja2", "tensorboard"}
+    assert not loaded & TRAINERS
     application = {"layerparallel.runs", "layerparallel.recipes", "layerparallel.report"}
     assert not application & set(done.stdout.split())
+
+
+def test_the_library_never_imports_the_trainers_that_it_works_inside():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            found = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not {each.partition(".")[0] for each in found} & TRAINERS, path
 
 
 def test_only_a_few_rooms_know_torch_distributed():

@@ -263,6 +263,8 @@ def _guarded(
 
 GROWTH_MATTERS = 1e-3
 """Relative residual below which a growing residual is rounding, not divergence."""
+ROUNDINGS = 2
+"""The same in units of the state's rounding, which counts for states of 16 bits."""
 
 
 TOO_FAR = 0.5
@@ -276,7 +278,8 @@ def _misbehaved(solution: Solution) -> str | None:
     if relative > TOO_FAR:
         return f"the residual is {relative:.2g} times the states"
     residuals = solution.residual_tensors
-    if len(residuals) > 1 and relative > GROWTH_MATTERS:
+    rounding = ROUNDINGS * torch.finfo(solution.end[0].dtype).eps
+    if len(residuals) > 1 and relative > max(GROWTH_MATTERS, rounding):
         first, last = float(residuals[0]), float(residuals[-1])
         if last > first:
             return f"the residual grew from {first:.2g} to {last:.2g}"

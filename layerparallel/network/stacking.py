@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 from ..steps.repeatable import batch_norms
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 Initial = Literal["smooth", "tied", "independent"]
 INITIAL: tuple[Initial, ...] = get_args(Initial)
+_views: ContextVar[bool] = ContextVar("views", default=False)
 
 
 def initial_stacks(template: nn.Module, depth: int, initial: Initial) -> dict[str, Tensor]:
@@ -36,9 +40,11 @@ def initial_stacks(template: nn.Module, depth: int, initial: Initial) -> dict[st
     stacks = {}
     for name, first in template.named_parameters():
         values = [dict(draw.named_parameters())[name].detach() for draw in draws]
-        if all(torch.equal(first, value) for value in values[1:]):
+        if first.is_meta:
+            stack = first.expand(depth, *first.shape)
+        elif all(torch.equal(first, value) for value in values[1:]):
             random = first.unique().numel() > max(1, first.numel() // 2)  # not zeros, ones, eye
-            if len(values) > 1 and random and "parametrizations." not in name:
+            if len(values) > 1 and random and not _resets(template, name):
                 raise ValueError(
                     f"initial={initial!r} cannot draw {name} anew for other layers, since its module "
                     "has no reset_parameters(); add one or use initial='tied'"
@@ -60,6 +66,12 @@ def _redrawn(template: nn.Module) -> nn.Module:
         if callable(reset := getattr(part, "reset_parameters", None)):
             reset()
     return fresh
+
+
+def _resets(template: nn.Module, name: str) -> bool:
+    """Whether the module of a parameter draws it anew, if initialisation is not skipped just now."""
+    owner = template.get_submodule(name.rpartition(".")[0])
+    return "parametrizations." in name or callable(getattr(owner, "reset_parameters", None))
 
 
 def replace_parameters(module: nn.Module, value: Callable[[nn.Parameter], Tensor]) -> None:
@@ -101,13 +113,36 @@ def to_layers(body: Body, state: dict, prefix: str, metadata: dict) -> None:
             state[prefix + pattern] = value
             continue
         for row, n in enumerate(body.block):
-            state[prefix + pattern.format(n=n)] = value[row] if name in own else value
+            state[prefix + pattern.format(n=n)] = _parted(value[row]) if name in own else value
+
+
+def _parted(row: Tensor) -> Tensor:
+    """A row of a stack, in the stack's memory but with a storage of its own.
+
+    Some writers of checkpoints (Accelerate's) keep one tensor of each storage and drop the others.
+    """
+    kind = row.device.type
+    if _views.get() or type(row) is not Tensor or row.requires_grad or kind not in ("cpu", "cuda"):
+        return row
+    return torch.from_dlpack(to_dlpack(row))
+
+
+@contextlib.contextmanager
+def layers_as_views() -> Iterator[None]:
+    """Within it the layers in a state dict are views of their stacks: they are joined without a copy."""
+    before = _views.set(True)
+    try:
+        yield
+    finally:
+        _views.reset(before)
 
 
 def from_layers(
     body: Body, state: dict, prefix: str, metadata: dict, strict: bool, missing: list, *_: object
 ) -> None:
     """The names that `to_layers` gave, back into those of the stacks, before a state is loaded.
+
+    A buffer that all layers share is taken from those that have it; the others are missing.
 
     Raises:
         ValueError: some layers are missing, or a buffer is not the same in all of them.
@@ -128,17 +163,17 @@ def from_layers(
         found = [key for key in keys if key in state]
         if not keys:
             state[prefix + name] = own_tensor(body, name)
-        elif len(found) == len(keys):
-            values = [state.pop(key) for key in keys]
-            if name in own:
-                state[prefix + name] = torch.stack(values)
-            elif all(torch.equal(values[0], value) for value in values):
-                state[prefix + name] = values[0]
-            else:
+        elif found and name not in own:
+            missing += [key for key in keys if key not in state]
+            values = [state.pop(key) for key in found]
+            state[prefix + name] = values[0]
+            if not all(torch.equal(values[0], value) for value in values):
                 raise ValueError(
                     f"the {body.depth} layers have different buffers {name}, and a stack has one "
                     "for all; make it a parameter, or the chain one of unlike modules"
                 )
+        elif len(found) == len(keys):
+            state[prefix + name] = torch.stack([state.pop(key) for key in keys])
         elif found:
             gone = next(key for key in keys if key not in state)
             raise ValueError(

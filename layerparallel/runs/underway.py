@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..data.batches import Batch, Batches
 from ..errors import InputError, RankFailed
 from ..group.norms import Norms
+from ..network.stacking import layers_as_views
 from ..training import layerwise
 from ..training.base import Method, StepRecord
 from . import checkpoint
@@ -161,7 +162,8 @@ class Training:
 
         def save() -> None:
             if team.data.first:  # the others have the same
-                state = {**method.state_dict(), "progress": progress}
+                with layers_as_views():
+                    state = {**method.state_dict(), "progress": progress}
                 layers = layerwise.chains(method.network)
                 checkpoint.save(self.folder, moment, state, layers=layers, group=team.layer)
 

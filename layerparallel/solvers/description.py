@@ -6,12 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from ..errors import UnknownNameError
+from ..steps.state import two_norm
 from .mgrit import MGRIT
 from .serial import Serial
 from .split import Split
 
 KINDS: dict[str, type[Serial | MGRIT | Split]] = {"Serial": Serial, "MGRIT": MGRIT, "Split": Split}
+torch.serialization.add_safe_globals([*KINDS.values(), two_norm])  # checkpoints may hold a solver
 
 
 def describe(solver: Serial | MGRIT | Split) -> dict[str, Any]:

@@ -69,11 +69,6 @@ class Watched:
     def __init__(self, module: nn.Module):
         self.module, self.timed = module, takes_time(module)
         self.random = self.statistics = False
-        norms = batch_norms(module)
-        self.names = {id(norm.running_mean): name for name, norm in norms.items()}
-
-    def mode(self, at: At) -> Repeatable:
-        return Repeatable(self.names, at.key)
 
     def single(
         self,
@@ -84,9 +79,10 @@ class Watched:
         t: Tensor | None = None,
     ) -> tuple[State, list[tuple[Tensor, Tensor]]]:
         """One step: its value, and the batch statistics met."""
-        tensors = {**spared(self.module), **parameters}
+        norms = batch_norms(self.module)
+        tensors = {**spared(norms), **parameters}
         extra = {"t": t} if self.timed else {}
-        with mode.begin(step):
+        with mode.begin(step, norms):
             value = functional_call(self.module, tensors, arguments, extra)
         self.random |= mode.random
         self.statistics |= bool(mode.uses)
@@ -100,7 +96,7 @@ class Watched:
         parted: Callable[[tuple[Tensor, ...]], tuple[dict[str, Tensor], tuple]],
     ) -> State:
         """I steps at once; `parted` makes of one step's `own` its parameters and further arguments."""
-        mode = self.mode(at)
+        mode = Repeatable(at.key)
 
         def single(v: State, p: tuple[Tensor, ...], n: Tensor, t: Tensor | None) -> Any:
             parameters, inputs = parted(p)

@@ -77,27 +77,33 @@ class Repeatable(TorchFunctionMode):
     """Stands in for dropout and batch norm while a step is evaluated.
 
     Args:
-        names: the name of a batch norm module by the identity of its running mean.
         key: of the masks; with None dropout is replaced by its expectation, as on coarse levels.
 
     Attributes:
+        names: the name of a batch norm module by the identity of its running mean.
         step: n of the step under evaluation, a number or a 0-d tensor.
         found: batch statistics met since `take`: mean and inverse deviation (C,).
         uses: the batch norm module, samples and eps of each of `found`.
         random: whether dropout was met.
     """
 
-    def __init__(self, names: dict[int, str], key: int | None):
+    def __init__(self, key: int | None):
         super().__init__()
-        self.names, self.key = names, key
+        self.key = key
+        self.names: dict[int, str] = {}
         self.step: int | Tensor = 0
         self.calls = 0
         self.random = False
         self.found: list[tuple[Tensor, Tensor]] = []
         self.uses: list[tuple[str, int, float]] = []
 
-    def begin(self, step: int | Tensor) -> Repeatable:
-        """Before the evaluation of a step."""
+    def begin(self, step: int | Tensor, norms: dict[str, BatchNorm]) -> Repeatable:
+        """Before the evaluation of a step, whose batch norms are `norms`.
+
+        They are told apart by the statistics that they have now: a move to another device or dtype
+        gives them others.
+        """
+        self.names = {id(norm.running_mean): name for name, norm in norms.items()}
         self.step, self.calls = step, 0
         self.found, self.uses = [], []
         return self
@@ -244,11 +250,11 @@ def frozen_statistics(module: nn.Module) -> list[str]:
     ]
 
 
-def spared(module: nn.Module) -> dict[str, Tensor]:
+def spared(norms: dict[str, BatchNorm]) -> dict[str, Tensor]:
     """Throwaway counters for the batch norms in training: their forward counts every evaluation."""
     return {
         f"{name}.num_batches_tracked".lstrip("."): torch.zeros((), dtype=torch.long)
-        for name, part in batch_norms(module).items()
+        for name, part in norms.items()
         if part.training and part.num_batches_tracked is not None
     }
 

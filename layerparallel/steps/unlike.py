@@ -11,7 +11,7 @@ from torch.func import functional_call
 from ..group.base import Group
 from .attention import has_attention, plain_attention
 from .fields import At, Watched
-from .repeatable import frozen_statistics
+from .repeatable import Repeatable, frozen_statistics
 from .state import State, as_given, as_state
 
 
@@ -95,7 +95,7 @@ class Unlike:
                     value = functional_call(self.modules[n], parameters, (v,))
                     results.append(as_state(value, f"the value of step {n}"))
                     continue
-                mode = self.watched[n].mode(at)
+                mode = Repeatable(at.key)
                 value, found = self.watched[n].single(mode, n, parameters, (v,))
                 results.append(value)
                 if at.statistics is not None:
