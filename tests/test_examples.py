@@ -7,11 +7,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 from scripts import script
 
 from layerparallel.solvers import Serial
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+pytestmark = pytest.mark.slow
 
 
 def run(name: str, **options: Any) -> Any:

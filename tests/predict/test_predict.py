@@ -382,6 +382,7 @@ def test_a_link_is_fitted_to_what_was_measured():
     assert found.seconds_per_byte == pytest.approx(link.seconds_per_byte)
 
 
+@pytest.mark.slow
 def test_a_network_is_measured_between_two_processes(tmp_path, capsys):
     assert main(["bench", "network", "--json", "--seconds", "0.01"]) == 0
     file = tmp_path / "here.json"
@@ -394,6 +395,7 @@ def test_a_network_is_measured_between_two_processes(tmp_path, capsys):
 # ---- the command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_predicts_a_recipe(tmp_path, capsys):
     options = ["--depth", "16", "--batch", "8", "--repeats", "1", "--few", "1", "--error", "0.5"]
     scaling = ["--ranks", "2,1", "--layers-per-rank", "8", "--network", "none"]
@@ -419,6 +421,7 @@ def test_the_command_predicts_a_recipe(tmp_path, capsys):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables(capsys):
     options = ["--depth", "16", "--batch", "8", "--repeats", "1", "--few", "1", "--error", "0.5"]
     assert main(["predict", "level-sets", "--ranks", "1,2", "--layers-per-rank", "0", *options]) == 0
