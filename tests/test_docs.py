@@ -19,6 +19,7 @@ import layerparallel
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(layerparallel.__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SLOW = ("prediction.md",)
 TABLE = re.compile(r"\s*<!-- output -->\n\n?((?:\|.*\n)+)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -59,7 +60,14 @@ def run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert printed.getvalue().rstrip() == block.output.rstrip(), f"{page.name}:{block.line}"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p.read_text())], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(p, marks=[pytest.mark.slow] * (p.name in SLOW), id=p.name)
+        for p in PAGES
+        if blocks(p.read_text())
+    ],
+)
 def test_a_pages_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run(page, tmp_path, monkeypatch)
 

@@ -15,6 +15,8 @@ from layerparallel.solvers import MGRIT, Serial
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TRAINERS = ["lightning_trainer", "accelerate_loop"]
 
+pytestmark = pytest.mark.slow
+
 
 def run(name: str, **options: Any) -> Any:
     """What the main() of an example returns; a solve that had to be done serially is an error."""

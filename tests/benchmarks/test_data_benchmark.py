@@ -16,4 +16,4 @@ def test_rows(capsys):
     for row in rows:
         assert row["ratio"] == pytest.approx(row["baseline_ms"] / row["ours_ms"])
     assert rows[0]["share"] < 0.1
-    assert rows[1]["ours_ms"] < 3000
+    assert rows[1]["ratio"] > 0.02  # of reading alone; it is about 0.1

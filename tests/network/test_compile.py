@@ -10,6 +10,7 @@ from torch import nn
 import layerparallel as lp
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on a CPU")
 def test_a_compiled_step_gives_the_gradients_of_the_plain_one():
     torch.manual_seed(0)

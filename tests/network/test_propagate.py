@@ -1,13 +1,15 @@
 """One differentiable operation: what autograd's users may do with it, and what they may not."""
 
 import gc
-import subprocess
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from launching import alone
 from problems import (
     BY_NAME,
     PROBLEMS,
@@ -407,38 +409,34 @@ def test_a_loss_that_is_kept_keeps_no_states(memory: Any):
     assert not any(o._departures or o._tapes or o.states is not None for o in held)
 
 
-PEAK = """
-import sys, torch, layerparallel as lp
-torch.set_num_threads(1)
-torch.manual_seed(0)
-solver = eval(sys.argv[1])
-net = lp.Network(None, lp.chain(lp.Dense(32), 768, T=1.0), None, solver)
-x = torch.randn(512, 32)
-def high() -> int:
-    return next(int(s.split()[1]) for s in open("/proc/self/status") if s.startswith("VmHWM"))
-net(torch.randn(2, 32)).sum().backward()
-before = high()
-net(x).square().sum().backward()
-print(high() - before)
-"""
-
-
-def peak(solver: str) -> float:
+def peak(solver: Any) -> float:
     """Peak memory of a training step, in states of the network (64 KiB each)."""
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, solver], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout) / 64
+
+    def high() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(re.findall(r"VmHWM:\s*(\d+)", status)[0])
+
+    torch.manual_seed(0)
+    net = lp.Network(None, lp.chain(lp.Dense(32), 768, T=1.0), None, solver)
+    x = torch.randn(512, 32)
+    net(torch.randn(2, 32)).sum().backward()
+    before = high()
+    net(x).square().sum().backward()
+    return (high() - before) / 64
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-def test_recompute_takes_far_less_memory():
-    serial = peak("lp.Serial()")
+def test_recompute_takes_far_less_memory(tmp_path: Path):
+    def alone_with(solver: Any) -> float:
+        return alone(tmp_path, peak, solver).returned()
+
+    serial = alone_with(lp.Serial())
     assert serial > 768  # every state, at least
-    assert peak("lp.Serial('recompute')") < serial / 4
-    store = peak("lp.MGRIT(coarsening=32)")
+    assert alone_with(lp.Serial("recompute")) < serial / 4
+    store = alone_with(lp.MGRIT(coarsening=32))
     assert store > 768
-    assert peak("lp.MGRIT(coarsening=32, memory='recompute')") < store / 2
+    assert alone_with(lp.MGRIT(coarsening=32, memory="recompute")) < store / 2
 
 
 @pytest.mark.parametrize("name", ["dense tanh", "convolution tanh", "block", "verlet"])

@@ -59,6 +59,7 @@ def tiny(**options: Any) -> Cifar10:
     return Cifar10(**{**TINY, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -129,6 +130,7 @@ def test_a_method_hears_what_comes_next_and_gets_crops_where_it_wants_them(tmp_p
     assert [drawn is None for _, drawn in seen] == [False] * 3 + [True] * 3 + [False] * 3
 
 
+@pytest.mark.slow
 def test_by_the_command_line_with_a_picture(tmp_path, capsys):
     run = tmp_path / "run"
     flags = ["--depth", "14", "--width", "2", "--epochs", "3", "--batch", "20", "--method", "augmented"]

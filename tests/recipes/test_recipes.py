@@ -142,6 +142,7 @@ def test_a_recipe_trains_is_evaluated_both_ways_and_draws(tiny, tmp_path, capsys
     assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_recipe_that_was_broken_ends_bitwise_where_the_unbroken_one_ends(tiny, tmp_path, monkeypatch):
     recipe = replace(tiny[0], checkpoint_seconds=0.0)
     runs.train(recipe.build(), record.new_folder(tmp_path / "whole"))
@@ -172,6 +173,7 @@ def test_the_serial_twin_has_the_same_weights_and_mini_batches(tmp_path, digits)
     assert ours == pytest.approx(theirs, rel=1e-9)  # two intervals: two cycles are exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["digits", "photos"])
 def test_data_of_your_own_trains_by_its_path_alone(folder, request, tmp_path, capsys):
     path, run = request.getfixturevalue(folder), tmp_path / "run"

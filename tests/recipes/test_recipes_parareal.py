@@ -41,6 +41,7 @@ def trained(recipe: Subnetworks, folder: Path) -> list[dict[str, Any]]:
     return record.history(record.read(folder), "epoch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -77,6 +78,7 @@ def test_a_run_trains_and_one_that_was_broken_ends_bitwise_the_same(options, tmp
     assert all(size > 0 for size in epochs[-1].get("corrections", []))
 
 
+@pytest.mark.slow
 def test_it_begins_from_the_network_of_a_serial_run(tmp_path):
     trained(tiny(method="serial"), tmp_path / "serial")
     wanted = final_state(tmp_path / "serial")["network"]

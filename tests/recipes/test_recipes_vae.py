@@ -44,6 +44,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", METHODS, ids=lambda options: "-".join(map(str, options.values())))
 def test_a_run_trains_and_one_that_was_broken_ends_bitwise_the_same(options, tmp_path, monkeypatch):
     recipe = vae(**options, checkpoint_seconds=0.0)
@@ -85,6 +86,7 @@ def test_one_stage_is_serial_training_bitwise(tmp_path):
     assert small.same(found["serial"], found["stage"])
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_draws_and_evaluates(tmp_path, capsys):
     run = tmp_path / "run"
     flags = ["--depth", "14", "--width", "2", "--epochs", "3", "--batch", "20", "--latent", "3"]

@@ -22,10 +22,13 @@ QUIET = [
     "--disable-dev-shm-usage",
 ]
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="no Chromium and chromedriver here: apt-get install chromium chromium-driver",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER),
+        reason="no Chromium and chromedriver here: apt-get install chromium chromium-driver",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,8 @@ def test_the_page_shows_everything_and_fetches_nothing(browser, pages, width, sc
         assert size >= 9, text
         assert min(left, right) >= -1, text
     assert len(found["bars"]) == 2 * count
-    assert all(sum(bar) > 20 for bar in found["bars"])
+    assert max(sum(bar) for bar in found["bars"]) > 0.6 * found["inner"]
+    assert all(min(bar) >= 1 for bar in found["bars"])  # every part is seen, however short
     ink, paper = map(brightness, found["colours"])
     assert (ink < 0.2 and paper > 0.9) if scheme == "light" else (ink > 0.8 and paper < 0.2)
 

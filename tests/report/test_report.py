@@ -62,6 +62,7 @@ def picture(path):
         return image.size
 
 
+@pytest.mark.slow
 def test_every_run_has_its_plots(plain_run, adaptive_run):
     for run in (plain_run, adaptive_run):
         names = sorted(path.name for path in (run / "plots").iterdir())

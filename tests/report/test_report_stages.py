@@ -239,6 +239,7 @@ def score(folder: Path) -> float:
     return summary["validation_accuracy"]
 
 
+@pytest.mark.slow
 def test_hybrids_are_drawn_over_the_share_of_augmented_epochs(trained):
     folders = [trained(name) for name in ("3:2", "3:2 again", "2:3", "serial", "serial, plain")]
     plot = plots_of(*folders)[SHARE]

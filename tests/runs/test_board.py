@@ -40,6 +40,7 @@ def hyperparameters(folder):
 FLAGS = ["--refine", "8", "--refine-epochs", "2", "--adaptive", "--adaptive-every", "5"]
 
 
+@pytest.mark.slow
 def test_logs_hold_every_epoch_of_the_record_and_the_options(tmp_path):
     folder = tmp_path / "run"
     arguments = ["train", "level-sets", "--run", str(folder), *small.flags(small.recipe())]

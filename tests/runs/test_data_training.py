@@ -80,6 +80,7 @@ def test_methods_are_told_the_samples_and_their_crops(tmp_path):
     assert DIGITS.train_x.dtype == torch.uint8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies", [0, 3, 7, 16])
 def test_an_augmented_run_broken_at_any_step_ends_bitwise_the_same(tmp_path, dies):
     plan, methods = run()

@@ -1,19 +1,17 @@
 """The one loop: what it records, that it resumes bitwise, that watching it changes nothing."""
 
 import io
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import small
 import torch
+from launching import alone
 from small import Killed
 
 from layerparallel import runs, solvers
+from layerparallel.cli import main
 from layerparallel.errors import InputError
 from layerparallel.network.network import Network
 from layerparallel.runs import checkpoint, record
@@ -134,13 +132,22 @@ def interrupt_after(monkeypatch, steps):
     monkeypatch.setattr(Backprop, "step", mortal)
 
 
-@pytest.mark.parametrize("refine", [(), (8,)])
+@pytest.fixture(scope="module", params=[(), (8,)])
+def unbroken(request, tmp_path_factory):
+    """A run, with refinement or without, and its options."""
+    refine = request.param
+    options = {"refine": refine, "refine_epochs": 2, "epochs": 4 - len(refine), "serial_epochs": 2}
+    whole = tmp_path_factory.mktemp("unbroken") / "whole"
+    train(whole, **options)
+    return whole, options
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 3, 13, 14, 20, 27, 28, 30])
 def test_a_run_broken_at_any_step_ends_bitwise_where_the_unbroken_one_ends(
-    tmp_path, monkeypatch, steps, refine
+    tmp_path, monkeypatch, steps, unbroken
 ):
-    options = {"refine": refine, "refine_epochs": 2, "epochs": 4 - len(refine), "serial_epochs": 2}
-    train(tmp_path / "whole", **options)
+    whole, options = unbroken
     run = small.recipe(**options, checkpoint_seconds=0.0).build()
     broken = record.new_folder(tmp_path / "broken")
     with monkeypatch.context() as patch:
@@ -148,33 +155,31 @@ def test_a_run_broken_at_any_step_ends_bitwise_where_the_unbroken_one_ends(
         with pytest.raises(Killed):
             runs.train(run, broken)
     runs.resume(run, broken)
-    assert small.same(small.final_state(tmp_path / "whole"), small.final_state(broken))
-    assert small.losses(tmp_path / "whole") == small.losses(broken)
+    assert small.same(small.final_state(whole), small.final_state(broken))
+    assert small.losses(whole) == small.losses(broken)
     assert len(record.history(record.read(broken), "serial")) == 2
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_where_the_unbroken_one_ends(tmp_path):
     options = small.recipe(epochs=40, checkpoint_seconds=0.05, serial_epochs=0)
     runs.train(options.build(), record.new_folder(tmp_path / "whole"))
     broken = tmp_path / "broken"
-    call = "import sys; from layerparallel.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", call, "train", "level-sets", "--run", str(broken)]
-    command += small.flags(options)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    command = ["train", "level-sets", "--run", str(broken), *small.flags(options)]
     moment = random.Random(7)
     kills = 0
     while record_lines(broken) == 0 or kills < 4:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        process = alone(tmp_path, main, command).process
         before = record_lines(broken)
-        while record_lines(broken) <= before and process.poll() is None:
+        while record_lines(broken) <= before and process.is_alive():
             time.sleep(0.005)  # until it has begun
         time.sleep(moment.uniform(0.0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         kills += 1
-        command = [sys.executable, "-c", call, "resume", str(broken)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+        command = ["resume", str(broken)]
+    last = alone(tmp_path, main, command)
+    assert last.returned(seconds=300) == 0, last.said
     assert small.same(small.final_state(tmp_path / "whole"), small.final_state(broken))
     assert small.losses(tmp_path / "whole") == small.losses(broken)
     resumed = [line["done"][1] for line in record.read(broken) if line["kind"] == "resume"]

@@ -18,6 +18,7 @@ from layerparallel.solvers.settings import CHOICES
 CONVERGED = 1e-12
 TERMINATED = 1e-10
 OPERATORS = CHOICES["coarse"]
+LEVELS = [2, 3, *(pytest.param(levels, marks=pytest.mark.slow) for levels in (4, 5))]
 
 
 # ---- where the iteration contracts ---------------------------------------------------------------
@@ -75,7 +76,7 @@ def test_every_problem_by_every_solver(problem: Problem, solver: Solver):
 
 
 @pytest.mark.parametrize("coarse", OPERATORS)
-@pytest.mark.parametrize("levels", [2, 3, 4, 5])
+@pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("relaxation", [0, 1], ids=["F", "FCF"])
 @pytest.mark.parametrize("cycle", ["V", "F", "W"])
 @pytest.mark.parametrize("name", ["dense tanh", "convolution tanh"])
@@ -143,7 +144,7 @@ def off(points: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.parametrize("coarse", OPERATORS)
-@pytest.mark.parametrize("levels", [2, 3, 4, 5])
+@pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("relaxation", [0, 1], ids=["F", "FCF"])
 @pytest.mark.parametrize("cycle", ["V", "F", "W"])
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
@@ -325,6 +326,7 @@ def test_gradcheck_of_every_entry():
 # ---- anything that fits together -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     depth=st.integers(4, 45),
     coarsening=st.lists(st.integers(2, 5), min_size=1, max_size=3),

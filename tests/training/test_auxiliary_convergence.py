@@ -79,6 +79,7 @@ def test_multipliers_become_the_adjoint_and_close_the_gaps(rule):
 # ---- whole trainings ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

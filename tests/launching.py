@@ -143,6 +143,13 @@ def launch(
     return made
 
 
+def alone(folder: Path, function: Callable[..., Any], *arguments: Any) -> Rank:
+    """``function(*arguments)`` in a process that torchrun has not started."""
+    told = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    (rank,) = launch(1, folder, function, *arguments, **dict.fromkeys(told, ""))
+    return rank
+
+
 def become(
     environment: dict[str, str], output: str, pipe: Connection, function: Callable, arguments: Any
 ) -> None:
