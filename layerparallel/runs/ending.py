@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from .checkpoint import Moment
-from .evaluate import (residuals_per_cycle, told, validation)
 from ..network.network import Network
-from .record import (history, machine, read, write_summary)
 from ..solvers.cycles import is_serial
-from .sums import Sums
+from .checkpoint import Moment
+from .evaluate import residuals_per_cycle, told, validation
+from .record import history, machine, read, write_summary
 from .run import Phase
-
+from .sums import Sums
 from .underway import Training
 
 CYCLES = 8

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..network.network import Network
-from ..solvers import Serial
-from ..solvers.cycles import (is_serial, with_cycles)
 from ..parareal import PararealNetwork
+from ..solvers import Serial
+from ..solvers.cycles import is_serial, with_cycles
 from ..training.comparison import error_of
 
 Found = TypeVar("Found")

@@ -1,32 +1,20 @@
 """What is done with a run: trained from its beginning, resumed, restored from a checkpoint."""
 
 import dataclasses
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
+from ..training.base import Method
 from . import checkpoint
-from ..training import layerwise
-from .checkpoint import (Checkpoint, CheckpointError, Moment)
-from ..data.batches import (Batch, Batches)
-from ..errors import (InputError, RankFailed)
-from .evaluate import (figures, probe, validation)
-from ..group.norms import Norms
-from .progress import (Display, Silent, Standing)
-from .record import (Record, changed_options, describe_network, machine)
-from .stopwatch import Stopwatch
-from .sums import Sums
+from .checkpoint import Checkpoint
 from .ending import conclude
+from .progress import Display, Silent
+from .record import Record, changed_options, machine
+from .run import Listener, Outcome, Run
 from .underway import Training, restored
-from .run import (Listener, Outcome, Phase, Run)
-from .shares import (Due, added, over_data, share)
-from ..training.base import (Method, StepRecord)
 
 
 def train(
@@ -101,5 +89,3 @@ def restore(run: Run, found: Checkpoint) -> Method:
         CheckpointError: where the checkpoint does not fit the run.
     """
     return restored(run, found)[0]
-
-

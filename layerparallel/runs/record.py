@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..network.network import Network
+from ..parareal import PararealNetwork
+from ..solvers import describe
 from ..version import __version__
 from .files import write_atomically
-from ..network.network import Network
-from ..solvers import describe
-from ..parareal import PararealNetwork
 
 RECORD = "record.jsonl"
 SUMMARY = "summary.json"

@@ -9,9 +9,9 @@ from torch import nn
 
 from ..data.augment import Preparation
 from ..data.base import Dataset
-from .evaluate import (CLASSIFICATION, Task)
 from ..group.team import Team
 from ..training.base import Method
+from .evaluate import CLASSIFICATION, Task
 
 Listener = Callable[[dict[str, Any]], object]
 

@@ -4,27 +4,27 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
-from ..training import layerwise
-from .checkpoint import (Checkpoint, CheckpointError, Moment)
-from ..data.batches import (Batch, Batches)
-from ..errors import (InputError, RankFailed)
-from .evaluate import (figures, probe, validation)
+from ..data.batches import Batch, Batches
+from ..errors import InputError, RankFailed
 from ..group.norms import Norms
-from .progress import (Display, Silent, Standing)
-from .record import (Record, changed_options, describe_network, machine)
+from ..training import layerwise
+from ..training.base import Method, StepRecord
+from . import checkpoint
+from .checkpoint import Checkpoint, CheckpointError, Moment
+from .evaluate import figures, probe, validation
+from .progress import Display, Silent, Standing
+from .record import Record, describe_network
+from .run import Phase, Run
+from .shares import Due, added, over_data, share
 from .stopwatch import Stopwatch
 from .sums import Sums
-from .run import (Listener, Outcome, Phase, Run)
-from .shares import (Due, added, over_data, share)
-from ..training.base import (Method, StepRecord)
 
 
 def restored(run: Run, found: Checkpoint) -> tuple[Method, dict[str, Any]]:

@@ -13,8 +13,7 @@ import small
 import torch
 from small import Killed
 
-from layerparallel import runs
-from layerparallel import solvers
+from layerparallel import runs, solvers
 from layerparallel.errors import InputError
 from layerparallel.network.network import Network
 from layerparallel.runs import checkpoint, record

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 import layerparallel as lp
-from layerparallel import runs
-from layerparallel import solvers
+from layerparallel import runs, solvers
 from layerparallel.network.propagate import Solver
 from layerparallel.runs import record
 from layerparallel.runs.evaluate import probe, residuals_per_cycle

@@ -12,7 +12,7 @@ such a name. Every rank gives what is its own, and gets what is its own back, wh
 """
 
 from .entries import Layers
-from .folder import (FOLDER, MANIFEST, Checkpoint, CheckpointError, Moment, latest, load, save)
+from .folder import FOLDER, MANIFEST, Checkpoint, CheckpointError, Moment, latest, load, save
 
 __all__ = [
     "FOLDER",

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ...group import (ALONE, Group)
-from ..files import (sync_folder, write_atomically)
+from ...group import ALONE, Group
+from ..files import sync_folder, write_atomically
 from . import entries
-from .entries import (Array, Layers)
+from .entries import Array, Layers
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from ...group import Group
-from .entries import (Array, Chunk)
+from .entries import Array, Chunk
 
 METADATA = ".metadata"
 
