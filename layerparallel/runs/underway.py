@@ -132,10 +132,10 @@ class Training:
             return saved[self.team.data.rank]
         if self.team.data.first:
             return added(saved)
-        return Sums(seconds=saved[0].seconds, split=saved[0].split)
+        return Sums(split=saved[0].split)
 
     def _save(self, method: Method, moment: Moment, order: Tensor, sums: Sums) -> None:
-        team = self.team
+        team, began = self.team, time.perf_counter()
         states = team.everyone.gather((self._place, torch.get_rng_state()))
         here = dataclasses.replace(sums, loss=sums.loss.cpu(), correct=sums.correct.cpu())
         shares = team.data.gather(dataclasses.asdict(here))
@@ -154,6 +154,8 @@ class Training:
 
         team.together(save)
         self.due.restart()
+        spent = time.perf_counter() - began
+        self.note("checkpoint", phase=moment.phase, epoch=moment.epoch, seconds=spent)
 
     # ---- phases and epochs ----------------------------------------------------------------------
 
@@ -195,15 +197,15 @@ class Training:
         if not getattr(method, "augments", lambda epoch: True)(at.epoch):
             batches.drawn = None
         places, expect = batches.order.split(batches.size), getattr(method, "expect", None)
-        found, paused = None, 0.0
-        before, began = sums.seconds, time.perf_counter()
-        if (begin := getattr(method, "begin_epoch", None)) is not None:
-            begin(at.epoch)
-        fallbacks = sums.fallbacks - _fallbacks(method)
+        found = None
         with Stopwatch(method, sums.split) as watch:
+            if (begin := getattr(method, "begin_epoch", None)) is not None:
+                begin(at.epoch)
+            fallbacks = sums.fallbacks - _fallbacks(method)
+            watch.lap("rest")
             for step in range(at.step, len(batches)):
-                with watch.data():
-                    batch = batches[step]
+                batch = batches[step]
+                watch.lap("data")
                 if expect is not None and step + 1 < len(batches):
                     expect(places[step + 1])
                 try:
@@ -218,15 +220,15 @@ class Training:
                     ) from error
                 sums.add(found, len(batch.y))
                 sums.fallbacks = fallbacks + _fallbacks(method)
-                sums.seconds = before + time.perf_counter() - began - paused
+                watch.lap("rest")
                 sums.split = watch.split()
                 if self.display.due():
                     self.display.show(self._standing(phase, at.epoch, sums, found))
                 if at.phase < len(self.run.phases) and step + 1 < len(batches) and self.due.now():
-                    pause = time.perf_counter()
+                    watch.lap("rest")
                     moment = Moment(at.phase, at.epoch, step + 1)
                     self._save(method, moment, order_before, sums)
-                    paused += time.perf_counter() - pause
+                    watch.skip()
         if found is not None and at.epoch + 1 == phase.epochs:
             self.display.show(self._standing(phase, at.epoch, sums, found))
         return found
