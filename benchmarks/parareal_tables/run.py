@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from comparing import written  # pyright: ignore[reportMissingImports]
 from parareal_plan import PLANS, Plan, Row
 
-from layerparallel.report.drawing import Curve, colour, plot, sheet
+from layerparallel.report.drawing import Curve, plot, sheet
+from layerparallel.report.look import look
 from layerparallel.runs import record
 
 NOT_RUN = "not run"
@@ -114,7 +115,7 @@ def drawn(chosen: Sequence[Plan], runs: Path, folder: Path) -> Path | None:
     plots = []
     for plan in chosen:
         curves = [_curve(row, runs, number) for number, row in enumerate(plan.rows())]
-        plots.append(plot(f"Training loss, {plan.title}", curves, "epochs", "log"))
+        plots.append(plot(f"Training loss, {plan.title}", curves, "epochs", "loss per sample", "log"))
     there = [each for each in plots if each is not None]
     if not there:
         return None
@@ -129,7 +130,7 @@ def _curve(row: Row, runs: Path, number: int) -> Curve | None:
     if not losses:
         return None
     mean = np.mean(np.array(losses), axis=0)
-    return Curve(np.arange(1.0, len(mean) + 1), mean, colour(number), "solid", row.label)
+    return Curve(np.arange(1.0, len(mean) + 1), mean, look(number), label=row.label)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from typing import Any
 
 import pytest
 import small
@@ -202,9 +203,9 @@ def test_watching_ends_with_the_stopwatch():
 
 # ---- every way of training ----------------------------------------------------------------------
 
-IMAGES = {"depth": 14, "width": 4, "batch": 20, "epochs": 3, "checkpoint_every": 2}
+IMAGES: dict[str, Any] = {"depth": 14, "width": 4, "batch": 20, "epochs": 3, "checkpoint_every": 2}
 IMAGES |= {"learning_rate": 0.02}
-STAGES = {**IMAGES, "stages": 2, "hybrid": "2:1", "serial_epochs": 0}
+STAGES: dict[str, Any] = {**IMAGES, "stages": 2, "hybrid": "2:1", "serial_epochs": 0}
 WAYS = {
     "multigrid": small.recipe(epochs=2),
     "adaptive": small.recipe(epochs=2, adaptive=True, adaptive_every=3),
