@@ -12,7 +12,8 @@ import numpy as np
 from families_speed import WAYS
 
 from layerparallel.errors import InputError
-from layerparallel.report.drawing import Curve, colour, plot, sheet
+from layerparallel.report.drawing import Curve, plot, sheet
+from layerparallel.report.look import Look, look
 from layerparallel.runs import record
 
 NOT_RUN = "not run"
@@ -181,23 +182,29 @@ def _accuracy(found: Row, epochs: bool) -> str:
 
 def drawn(rows: Sequence[Row], runs: Path, budget: Budget, path: Path) -> Path:
     """Accuracy over time on two processes, and speed-up over processes."""
-    curves = [c for n, row in enumerate(rows) for c in _learning(row, runs, budget, colour(n))]
+    curves = [c for n, row in enumerate(rows) for c in _learning(row, runs, budget, look(n))]
     left = plot(
-        "Test accuracy on two processes, %", curves, "time, in serial epochs", "linear", ticks="real"
+        "Test accuracy on two processes",
+        curves,
+        "time, in serial epochs",
+        "accuracy (%)",
+        "linear",
+        ticks="real",
     )
     right = plot(
-        "Speed-up over one process (2: measured, more: predicted)",
-        [_scaling(row, colour(n)) for n, row in enumerate(rows)],
+        "Speed-up over one process",
+        [_scaling(row, look(n)) for n, row in enumerate(rows)],
         "processes, as powers of 2",
+        "speed-up (times)",
         "log",
-        ticks="real",
+        "Measured on 2 processes, predicted for more.",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     there = [each for each in (left, right) if each is not None]
     return sheet(there, path, "One network, trained by each of the families")
 
 
-def _learning(row: Row, runs: Path, budget: Budget, shade: str) -> Iterator[Curve]:
+def _learning(row: Row, runs: Path, budget: Budget, seen: Look) -> Iterator[Curve]:
     """Of the runs of equal time, the mean over seeds; a point at its end."""
     paths = folder(runs, row["method"], row["equal_time"]["epochs"], 0).parent.glob("seed*")
     histories = []
@@ -212,10 +219,10 @@ def _learning(row: Row, runs: Path, budget: Budget, shade: str) -> Iterator[Curv
         return
     epochs = sorted(set.intersection(*(set(each) for each in histories)))
     mean = np.array([float(np.mean([each[e] for each in histories])) for e in epochs])
-    yield Curve(np.array(epochs) / row["ratio"], mean, shade, "solid", row["case"])
+    yield Curve(np.array(epochs) / row["ratio"], mean, seen, label=row["case"])
 
 
-def _scaling(row: Row, shade: str) -> Curve | None:
+def _scaling(row: Row, seen: Look) -> Curve | None:
     if not row["predicted"]:
         return None
     points = {2: row["ratio"]} | {r: v for r, v in row["predicted"].items() if r > 2}
@@ -223,7 +230,6 @@ def _scaling(row: Row, shade: str) -> Curve | None:
     return Curve(
         np.log2(np.array(ranks, dtype=float)),
         np.array([points[r] for r in ranks]),
-        shade,
-        "solid",
-        row["case"],
+        seen,
+        label=row["case"],
     )

@@ -27,7 +27,8 @@ import harness
 from comparing import written
 from parareal_plan import PLANS, Plan, Row
 
-from layerparallel.report.drawing import Curve, colour, plot, sheet
+from layerparallel.report.drawing import Curve, plot, sheet
+from layerparallel.report.look import look
 from layerparallel.runs import record
 
 NOT_RUN = "not run"
@@ -112,7 +113,7 @@ def drawn(chosen: Sequence[Plan], runs: Path, folder: Path) -> Path | None:
     plots = []
     for plan in chosen:
         curves = [_curve(row, runs, number) for number, row in enumerate(plan.rows())]
-        plots.append(plot(f"Training loss, {plan.title}", curves, "epochs", "log"))
+        plots.append(plot(f"Training loss, {plan.title}", curves, "epochs", "loss per sample", "log"))
     there = [each for each in plots if each is not None]
     if not there:
         return None
@@ -127,7 +128,7 @@ def _curve(row: Row, runs: Path, number: int) -> Curve | None:
     if not losses:
         return None
     mean = np.mean(np.array(losses), axis=0)
-    return Curve(np.arange(1.0, len(mean) + 1), mean, colour(number), "solid", row.label)
+    return Curve(np.arange(1.0, len(mean) + 1), mean, look(number), label=row.label)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -44,9 +44,8 @@ def draw(name: str, found: Any, folder: Path) -> list[Path]:
         for number, plot in ((4, _figure_4(rows)), (5, _figure_5(rows, found))):
             if plot is not None:
                 drawn.append(_save([plot], folder, number, data))
-        plots, names = _learning(rows)
-        if plots:
-            drawn.append(_save(plots, folder, LEARNING[data], data, names))
+        if plots := _learning(rows):
+            drawn.append(_save(plots, folder, LEARNING[data], data))
     return drawn
 
 
@@ -66,10 +65,10 @@ def _ended(name: str, tables: tuple[int, ...], runs: Path) -> Iterator[Ended]:
                 yield row, [tell(path) for path in seeds if read_summary(path) is not None], plan
 
 
-def _save(plots: list[Plot], folder: Path, number: int, data: str, names: Any = ()) -> Path:
+def _save(plots: list[Plot], folder: Path, number: int, data: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"figure_{number}_{data.lower()}.png"
-    return sheet(plots, path, f"As figure {number} of Sun et al., our runs, {data}", names)
+    return sheet(plots, path, f"As figure {number} of Sun et al., our runs, {data}")
 
 
 def _scores(told: list[Story]) -> tuple[float, ...]:
@@ -117,14 +116,14 @@ def _figure_5(rows: list[Ended], found: Any) -> Plot | None:
     return tradeoff.against_speed(_families(points), SCORE, early)
 
 
-def _learning(rows: list[Ended]) -> tuple[list[Plot], list[str]]:
+def _learning(rows: list[Ended]) -> list[Plot]:
     """Curves of the first seed of the hybrids 1:4 with the most stages, and of serial training."""
     hybrids = [each for each in rows if each[0].ratio == RATIOS[0]]
     if not hybrids:
-        return [], []
+        return []
     most = max(row.stages for row, _, _ in hybrids)
     chosen = [each for each in hybrids if each[0].stages == most] + _serial(rows)[:1]
     stories = [replace(told[0], name=row.label) for row, told, _ in chosen]
     plots = [plot for plot in curves.learning(stories) if plot.over == "epochs"]
     apart = stages.violations(stories)
-    return [*plots, *([apart] if apart else [])], [story.name for story in stories]
+    return [*plots, *([apart] if apart else [])]

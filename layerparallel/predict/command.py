@@ -32,7 +32,7 @@ WIDTH = 100
 Switch = tyro.conf.FlagCreatePairsOff[bool]
 NO_PART = (
     *("epochs", "learning_rate", "smoothness", "serial_epochs", "refine", "refine_epochs", "validation"),
-    *("device", "threads", "evaluate_every", "checkpoint_every", "checkpoint_seconds"),
+    *("device", "threads", "evaluate_every", "checkpoint_seconds"),
     *("solver", "levels", "coarsening", "smallest", "relaxation", "cycle", "forward_cycles"),
     *("adjoint_cycles", "coarse", "samples", "adaptive", "adaptive_every", "adaptive_target"),
 )

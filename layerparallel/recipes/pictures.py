@@ -102,14 +102,14 @@ def missed(
         names: of the classes.
     """
     rows = max(1, -(-len(images) // columns))
-    figure = _figure(1.05 * columns, 1.3 * rows + 0.5)
+    figure = _figure(1.2 * columns, 1.6 * rows + 0.5)
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     for place in places:
         place.set_axis_off()
     for place, image, right, wrong in zip(places, images, classes, found, strict=False):
         shown = image.transpose(1, 2, 0) if len(image) == 3 else image[0]
         place.imshow(shown, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-        place.set_title(f"{names[right]} → {names[wrong]}", fontsize=9)
+        place.set_title(f"{names[right]}\n→ {names[wrong]}", loc="left", fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
     return _save(figure, path)
 

@@ -5,23 +5,22 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from . import stages
-from .drawing import COLOURS, Array, Curve, Plot, colour, plot
+from .drawing import Array, Curve, Plot, Scale, plot
+from .look import look
 from .story import Line, Story
+from .together import named, over_epochs
+from .words import epochs
 
 Horizontal = Callable[[list[Line]], Array]
 
 LEARNING = (
-    ("Training loss", "train_loss"),
-    ("Validation loss", "validation_loss"),
-    ("Accuracy", "validation_accuracy"),
+    ("Training loss", "train_loss", "loss per sample"),
+    ("Validation loss", "validation_loss", "loss per sample"),
+    ("Accuracy", "validation_accuracy", "accuracy (%)"),
 )
 THEIRS = {"train_loss": "the loss", "validation_accuracy": "accuracy on the training samples"}
 """What of these plots is not the whole network's where stages train at once."""
-
-
-def serial_colour(number: int, runs: int) -> str:
-    """Colour of a run's serial twin: its own where there are several, another where it is alone."""
-    return COLOURS[1] if runs == 1 else colour(number)
+TIME = "training time (s)"
 
 
 def learning(stories: Sequence[Story]) -> list[Plot]:
@@ -30,82 +29,113 @@ def learning(stories: Sequence[Story]) -> list[Plot]:
     Serial epochs among parallel ones are shaded; of several runs above the plot, a row for each.
     """
     found = []
-    for title, key in LEARNING:
-        for over, across in (("epochs", _numbers), ("seconds of training", _seconds)):
-            curves = []
-            for number, story in enumerate(stories):
-                if key == "validation_accuracy" and story.classifies:
-                    curves.append(_curve(story.epochs, across, "train_accuracy", number, "thin"))
-                curves.append(_curve(story.epochs, across, key, number))
-                serially = serial_colour(number, len(stories))
-                curves.append(
-                    Curve(across(story.serial), _column(story.serial, key), serially, "dashed")
-                )
-            note = stages.note(stories)
-            if note and key in THEIRS:
-                note += (
-                    f" In parallel epochs {THEIRS[key]} is that of the last stage, from where it starts."
-                )
-            found.append(
-                plot(
-                    f"{title} over {over}",
-                    curves,
-                    over,
-                    "percent" if key == "validation_accuracy" else "log",
-                    note,
-                    "whole" if over == "epochs" else "time",
-                    stages.bands(stories, over == "epochs"),
-                )
-            )
+    for title, key, up in LEARNING:
+        scale: Scale = "percent" if key == "validation_accuracy" else "log"
+        note = stages.note(stories)
+        if note and key in THEIRS:
+            note += f" In parallel epochs {THEIRS[key]} is that of the last stage, from where it starts."
+        counted = f"{_phases(stories)} {note}".strip()
+        found += [
+            over_epochs(stories)(
+                f"{title} over epochs",
+                _learnt(stories, key, _numbers),
+                up=up,
+                scale=scale,
+                note=counted,
+                bands=stages.bands(stories, over_epochs=True),
+            ),
+            plot(
+                f"{title} over time",
+                _learnt(stories, key, _seconds),
+                TIME,
+                up,
+                scale,
+                note,
+                "time",
+                stages.bands(stories, over_epochs=False),
+            ),
+        ]
     return [each for each in found if each is not None]
+
+
+def _learnt(stories: Sequence[Story], key: str, across: Horizontal) -> list[Curve]:
+    curves = []
+    for number, story in enumerate(stories):
+        parts = []
+        if key == "validation_accuracy" and story.classifies:
+            parts = ["validation samples"]
+            name = named(story, stories, "training samples")
+            curves.append(_curve(story.epochs, across, "train_accuracy", number, name, "thin"))
+        curves.append(_curve(story.epochs, across, key, number, named(story, stories, *parts)))
+        twin = 1 if len(stories) == 1 else number
+        name = named(story, stories, "serial twin", *parts)
+        curves.append(_curve(story.serial, across, key, twin, name, "dashed"))
+    return curves
+
+
+def _phases(stories: Sequence[Story]) -> str:
+    """Which epochs of runs in several phases are of which network."""
+    found = []
+    for story in stories:
+        counts = [phase.get("epochs", 0) for phase in story.start.get("phases", [])]
+        if len(counts) > 1 and len(story.depths) == len(counts):
+            parts = [
+                f"{epochs(count)} of {depth} layers"
+                for count, depth in zip(counts, story.depths, strict=True)
+            ]
+            name = f"{story.name}: " if len(stories) > 1 else ""
+            found.append(f"{name}{', then '.join(parts)}.")
+    return " ".join(found)
 
 
 def exactness(stories: Sequence[Story]) -> list[Plot]:
     """Residuals, convergence factors and gradient errors over training; residuals per cycle."""
+    along = over_epochs(stories)
     found = [
-        plot(
+        along(
             "Residual at the end of the solves",
             _both(stories, "residual"),
-            "epochs",
-            "log",
-            "Of the last solve of every epoch, relative to the states.",
+            up="residual / norm of the states",
+            scale="log",
+            note="Of the last solve of every epoch.",
         ),
-        plot(
+        along(
             "Convergence factor",
             _both(stories, "factor"),
-            "epochs",
-            "log",
-            "Reduction of the residual per cycle, on one batch; below 1 it converges.",
+            up="factor per cycle",
+            scale="log",
+            note="Reduction of the residual per cycle, on one batch; below 1 it converges.",
         ),
-        plot(
+        along(
             "Error of the gradient",
             [
-                _curve(story.epochs, _numbers, "gradient_error", number)
+                _curve(story.epochs, _numbers, "gradient_error", number, named(story, stories))
                 for number, story in enumerate(stories)
             ],
-            "epochs",
-            "log",
-            "Distance to the exact gradient on one batch, relative to its norm.",
+            up="error / norm of the gradient",
+            scale="log",
+            note="Distance to the exact gradient, on one batch.",
         ),
         plot(
             "Residual per cycle, trained network",
             [
-                _cycles(story, direction, number, style)
+                _cycles(story, direction, number, named(story, stories, direction), style)
                 for number, story in enumerate(stories)
                 for direction, style in (("forward", "solid"), ("adjoint", "dashed"))
             ],
             "cycle",
+            "residual / first residual",
             "log",
-            "Over more cycles than training spends, relative to the first.",
+            "Over more cycles than training spends.",
         ),
-        plot(
+        along(
             "Fallbacks to the serial solver",
             [
-                _curve(story.epochs, _numbers, "fallbacks", number)
+                _curve(story.epochs, _numbers, "fallbacks", number, named(story, stories))
                 for number, story in enumerate(stories)
                 if story.fallbacks()
             ],
-            "epochs",
+            up="solves per epoch",
             note="Solves of each epoch that misbehaved.",
         ),
     ]
@@ -116,39 +146,58 @@ def adaptive(stories: Sequence[Story]) -> list[Plot]:
     """Cycles that the adaptive mode chose, and the error that it measured."""
     chosen, measured = [], []
     for number, story in enumerate(stories):
-        steps = _numbers(story.decisions)
+        there = _moments(story)
         for direction, style in (("forward", "steps"), ("adjoint", "dashed steps")):
             # No cycles stand for serial propagation: they are drawn at 0.
             cycles = [line.get(f"{direction}_cycles") or 0 for line in story.decisions]
-            chosen.append(Curve(steps, np.array(cycles, dtype=float), colour(number), style))
-        measured.append(
-            Curve(steps, _column(story.decisions, "relative_error"), colour(number), "solid")
-        )
-    over = "comparisons with the exact gradient"
+            name = named(story, stories, direction)
+            values = np.array(cycles, dtype=float)
+            chosen.append(Curve(there, values, look(number), style=style, label=name))
+        errors = _column(story.decisions, "relative_error")
+        measured.append(Curve(there, errors, look(number), label=named(story, stories)))
+    along, up = over_epochs(stories), "error / norm of the gradient"
     found = [
-        plot("Cycles chosen", chosen, over, note="0 stands for serial propagation."),
-        plot("Error of the gradient before the choice", measured, over, "log"),
+        along("Cycles chosen", chosen, up="cycles of a solve", note="0 stands for serial propagation."),
+        along("Error of the gradient before the choice", measured, up=up, scale="log"),
     ]
     return [each for each in found if each is not None]
 
 
+def _moments(story: Story) -> Array:
+    """When the decisions of a run were taken, in epochs from its beginning."""
+    counts = [0, *(phase.get("epochs", 0) for phase in story.start.get("phases", []))]
+    before, samples = np.cumsum(counts), story.start.get("data", {}).get("training", 1)
+    steps = -(-samples // story.options.get("batch", samples))
+    return np.array([before[d.get("phase", 0)] + d.get("step", 0) / steps for d in story.decisions])
+
+
 def _both(stories: Sequence[Story], what: str) -> list[Curve]:
     return [
-        _curve(story.epochs, _numbers, f"{direction}_{what}", number, style)
+        _curve(
+            story.epochs,
+            _numbers,
+            f"{direction}_{what}",
+            number,
+            named(story, stories, direction),
+            style,
+        )
         for number, story in enumerate(stories)
         for direction, style in (("forward", "solid"), ("adjoint", "dashed"))
     ]
 
 
-def _cycles(story: Story, direction: str, number: int, style: str) -> Curve | None:
+def _cycles(story: Story, direction: str, number: int, label: str, style: str) -> Curve | None:
     values = np.array(story.cycles.get(direction) or [], dtype=float)
     if values.size == 0 or not values[0] > 0:
         return None
-    return Curve(np.arange(1.0, values.size + 1), values / values[0], colour(number), style)
+    x = np.arange(1.0, values.size + 1)
+    return Curve(x, values / values[0], look(number), style=style, label=label)
 
 
-def _curve(lines: list[Line], across: Horizontal, key: str, number: int, style: str = "solid") -> Curve:
-    return Curve(across(lines), _column(lines, key), colour(number), style)
+def _curve(
+    lines: list[Line], across: Horizontal, key: str, number: int, label: str, style: str = "solid"
+) -> Curve:
+    return Curve(across(lines), _column(lines, key), look(number), style=style, label=label)
 
 
 def _numbers(lines: list[Line]) -> Array:

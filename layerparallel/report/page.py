@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
 from ..runs.files import write_atomically
 from ..solvers import MGRIT, Serial, cost
 from ..version import __version__
-from . import curves, cycle, parareal, stages, tables, tradeoff
-from .drawing import COLOURS, Panel, Plot, panel
-from .story import Story, notes, tell
+from . import curves, cycle, parareal, seconds, stages, tables, tradeoff
+from .drawing import Curve, Plot
+from .look import COLOURS, ON_DARK, TINTS, look
+from .story import Story, headline, notes, tell
+from .svg import Panel, key, panel
+from .together import unlike
+from .words import NONE, brief
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_SOLVERS = 4
@@ -65,27 +71,25 @@ def _told_apart(story: Story, stories: Sequence[Story]) -> Story:
 def _contents(stories: Sequence[Story]) -> dict[str, Any]:
     """All that the template lays out."""
     changed, options = tables.options(stories)
-    time = tables.time(stories)
     recipes = dict.fromkeys(story.recipe for story in stories)
     violations, corrections = stages.violations(stories), parareal.corrections(stories)
     return {
-        "title": " and ".join(recipes) + ("" if len(stories) == 1 else f", {len(stories)} runs"),
+        "title": ", ".join(recipes) + ("" if len(stories) == 1 else f": {len(stories)} runs"),
         "version": __version__,
         "written": clock.strftime("%Y-%m-%d %H:%M"),
         "colours": COLOURS,
+        "on_dark": ON_DARK,
         "runs": [
             {
                 "name": story.name,
+                "key": _key(number),
                 "began": clock.strftime("%Y-%m-%d %H:%M", clock.localtime(story.start.get("time", 0))),
-                "headline": _headline(story),
+                "headline": headline(story),
                 "notes": notes(story),
             }
-            for story in stories
+            for number, story in enumerate(stories)
         ],
-        "serial": any(story.serial for story in stories),
-        "serial_colour": curves.serial_colour(0, 1) if len(stories) == 1 else "currentColor",
-        "ways": _ways(stories),
-        "classifies": any(story.classifies for story in stories),
+        "unlike": unlike(stories),
         "learning": _panels(curves.learning(stories)),
         "stages": stages.table(stories),
         "violations": _panels([violations] if violations else []),
@@ -95,12 +99,11 @@ def _contents(stories: Sequence[Story]) -> dict[str, Any]:
         "exactness": _panels(curves.exactness(stories)),
         "adaptive": _panels(curves.adaptive(stories)),
         "results": tables.results(stories),
+        "alike": tables.alike(stories),
         "network": tables.network(stories),
-        "bars": time[0] if time else [],
-        "shown": {part for bar in time[0] for part, _, _ in bar.shares} if time else set(),
-        "time": time[1] if time else None,
-        "parts": dict(tables.PARTS),
-        "brief": tables.brief,
+        "time": seconds.time(stories),
+        "tints": TINTS,
+        "brief": brief,
         "on_gpu": any("cuda" in str(line.get("device")) for s in stories for line in s.networks),
         "solvers": _solvers(stories),
         "pictures": [
@@ -122,30 +125,10 @@ def _panels(plots: Sequence[Plot]) -> list[Panel]:
     return [panel(each) for each in plots]
 
 
-def _ways(stories: Sequence[Story]) -> str:
-    """What the curves of the runs themselves are called."""
-    if any(story.staged or story.parallel for story in stories):
-        return "layer-parallel"
-    return "trained serially"
-
-
-def _headline(story: Story) -> str:
-    """What the run came to, in a line."""
-    parts = []
-    accuracy, samples = story.result("validation_accuracy"), story.validation_samples
-    if accuracy is not None:
-        of = f" of {samples:,} validation samples" if samples else " validation accuracy"
-        parts.append(f"{100 * accuracy:.2f} %{of}")
-    elif (loss := story.result("validation_loss")) is not None:
-        parts.append(f"validation loss {loss:.4g}")
-    count = len(story.epochs)
-    parts.append(
-        f"{count} epoch{'s' if count > 1 else ''} in {tables.duration(story.result('seconds'))}"
-    )
-    ratio = story.result("serial_ratio")
-    if ratio is not None:
-        parts.append(f"{ratio:.1f} times as fast as serial PyTorch")
-    return " · ".join(parts)
+def _key(number: int) -> str:
+    """What the curves of a run look like."""
+    nothing = np.empty(0)
+    return key(Curve(nothing, nothing, look(number)))
 
 
 def _inline(path: Path) -> str:
@@ -190,7 +173,7 @@ def _counts(ways: Sequence[tuple[Serial | MGRIT, bool]], steps: int) -> tables.T
     rows = [
         [
             f"level {level}",
-            *[f"{each[level]:,}" if level < len(each) else tables.NONE for each in evaluations],
+            *[f"{each[level]:,}" if level < len(each) else NONE for each in evaluations],
         ]
         for level in range(levels)
     ]

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .drawing import Curve, Plot, colour, plot
+from .drawing import Curve, Plot
+from .look import look
 from .story import Line, Story
-from .tables import NONE, Table, number, of_each, option
+from .tables import Table, of_each
+from .together import named, over_epochs
+from .words import NONE, number, option
 
 STYLES = ("solid", "dashed")
 """Of jumps and of corrections."""
@@ -20,17 +23,17 @@ def corrections(stories: Sequence[Story]) -> Plot | None:
         epochs = np.array([story.epochs.index(line) + 1.0 for line in lines])
         for key, style in zip(("jumps", "corrections"), STYLES, strict=True):
             values = np.array([float(np.mean(line[key])) for line in lines])
-            label = key if len(stories) == 1 else f"{story.name}, {key}"
+            label = named(story, stories, key)
             if lines:
-                curves.append(Curve(epochs, values, colour(place), style, label))
-    return plot(
+                curves.append(Curve(epochs, values, look(place), style=style, label=label))
+    return over_epochs(stories)(
         "What the coarse network corrects",
         curves,
-        "epochs",
-        "log",
-        "Jumps: distance of what subnetworks were given from what those in front of them made, relative "
-        "to that. Corrections: what the coarse network adds, relative to what it is added to. Means "
-        "over the interfaces, on validation samples.",
+        up="relative size",
+        scale="log",
+        note="Jumps: distance of what subnetworks were given from what those in front of them made, "
+        "relative to that. Corrections: what the coarse network adds, relative to what it is added to. "
+        "Means over the interfaces, on validation samples.",
     )
 
 

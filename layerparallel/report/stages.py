@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .drawing import GRID, Band, Curve, Plot, colour, plot
+from .drawing import Band, Curve, Plot
+from .look import GRID, kind, look
 from .story import Line, Story
-from .tables import NONE, Table, bytes_of, number, of_each, option, percent
+from .tables import Table, of_each
+from .together import named, over_epochs
+from .words import NONE, bytes_of, number, option, percent
 
-STYLES = ("solid", "dashed", "dotted", "dash-dot")
-"""Of interfaces 1, 2, ...; those of more interfaces begin again."""
 ROW, MOST = 0.035, 0.3
 """Height of a run's row of serial epochs above a plot, and of all rows; in heights of the plot."""
 METHODS = {"penalty": "penalty", "augmented": "augmented Lagrangian", "serial": "back-propagation"}
@@ -30,16 +31,16 @@ def bands(stories: Sequence[Story], over_epochs: bool) -> list[Band]:
     staged = [(place, story) for place, story in enumerate(stories) if story.staged]
     height, found = min(ROW, MOST / max(1, len(staged))), []
     for row, (place, story) in enumerate(staged):
-        look = (GRID, 0.0, 1.0)
+        seen = (GRID, 0.0, 1.0)
         if len(staged) > 1:
-            look = (colour(place), 1 + (row + 0.2) * height, 1 + (row + 1) * height)
+            seen = (look(place).colour, 1 + (row + 0.2) * height, 1 + (row + 1) * height)
         ends = [0.0, *[float(line.get("seconds") or 0) for line in story.epochs]]
         for mode, epochs in itertools.groupby(enumerate(story.epochs), lambda e: e[1].get("mode")):
             if mode == "serial":
                 numbers = [number for number, _ in epochs]
                 first, last = numbers[0], numbers[-1]
                 span = (first + 0.5, last + 1.5) if over_epochs else (ends[first], ends[last + 1])
-                found.append(Band(*span, *look))
+                found.append(Band(*span, *seen))
     return found
 
 
@@ -48,28 +49,32 @@ def note(stories: Sequence[Story]) -> str:
     staged = [story for story in stories if story.staged]
     if not any(line.get("mode") == "serial" for story in staged for line in story.epochs):
         return ""
-    return "Shaded: serial epochs." if len(staged) == 1 else "Coloured above: serial epochs of each run."
+    if len(staged) == 1:
+        return "Shaded: serial epochs."
+    return "Coloured above, a row for each run, in their order from below: serial epochs."
 
 
 def violations(stories: Sequence[Story]) -> Plot | None:
-    """‖λ - x‖ / ‖x‖ of every interface over the parallel epochs; a style for each interface."""
+    """‖λ - x‖ / ‖x‖ of every interface over the parallel epochs; dashes tell the interfaces of a run.
+
+    So do colours and markers where there is one run alone.
+    """
     curves = []
     for place, story in enumerate(stories):
         rows = [line.get("violations") or [] for line in story.epochs]
         for k in range(max(map(len, rows), default=0)):
             values = [row[k] if k < len(row) and row[k] is not None else np.nan for row in rows]
-            named = f"interface {k + 1}" if len(stories) == 1 else f"{story.name}, interface {k + 1}"
             x, y = np.arange(1.0, len(rows) + 1), np.array(values, dtype=float)
-            curves.append(
-                Curve(x, y, colour(place), STYLES[k % len(STYLES)], named, gaps=True),
-            )
-    return plot(
+            seen, label = look(k if len(stories) == 1 else place), f"interface {k + 1}"
+            label = named(story, stories, label)
+            curves.append(Curve(x, y, seen, style=kind(k), label=label, gaps=True))
+    return over_epochs(stories)(
         "Violation of the constraints",
         curves,
-        "epochs",
-        "log",
-        "Distance of auxiliary variables from the states that they stand for, relative to these, over "
-        f"each parallel epoch. {note(stories)}".strip(),
+        up="‖λ − x‖ / ‖x‖",
+        scale="log",
+        note="Distance of auxiliary variables λ from the states x that they stand for, over each "
+        f"parallel epoch. {note(stories)}".strip(),
         bands=bands(stories, over_epochs=True),
     )
 

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import solvers
+from ..errors import alternatives
 from ..runs.record import RecordError, history, read, read_summary
 from ..solvers import MGRIT, Serial, Split
+from ..solvers.remedies import remedies
+from .words import NONE, duration, epochs, points
 
 Line = dict[str, Any]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -36,6 +39,7 @@ class Story:
     serial: list[Line]
     cycles: Line
     decisions: list[Line]
+    checkpoints: list[Line]
     summary: dict[str, Any] | None
     pictures: list[Path]
 
@@ -75,6 +79,37 @@ class Story:
         """Whether there are accuracies to tell of; other runs have a validation loss alone."""
         loss = self.last("validation_loss")
         return loss is None or self.last("validation_accuracy") is not None
+
+    @property
+    def machine(self) -> Line:
+        """Where it ran; a resumed run, where it ended."""
+        return (self.summary or {}).get("machine") or self.start.get("machine", {})
+
+    @property
+    def depths(self) -> list[str]:
+        """Layers of the network of every phase, chain by chain; empty where it has no chains."""
+        networks = {line.get("phase", 0): line for line in self.networks}.values()
+        chains = [[chain.get("steps", 0) for chain in each.get("chains", [])] for each in networks]
+        return [" + ".join(f"{steps:,}" for steps in each) for each in chains if each]
+
+    @property
+    def layers(self) -> str:
+        """Those of all phases: 8, then 32; of other networks the depth that was asked for."""
+        return ", then ".join(self.depths) or str(self.options.get("depth", NONE))
+
+    @property
+    def lengths(self) -> str:
+        """Epochs of all phases: 4 + 12; of a run that has not ended how many it has so far."""
+        if len(self.epochs) != self.planned:
+            return f"{len(self.epochs)} of {self.planned or 'its'}"
+        return " + ".join(str(phase["epochs"]) for phase in self.start["phases"])
+
+    @property
+    def processes(self) -> str:
+        """Data-parallel ranks by layer ranks."""
+        ranks = self.start.get("ranks", {})
+        data, layer = ranks.get("data", 1), ranks.get("layer", 1)
+        return f"{data} × {layer}" if data > 1 else str(layer)
 
     @property
     def layer_ranks(self) -> int:
@@ -154,6 +189,7 @@ def tell(folder: Path) -> Story:
         serial=_last_attempt(history(records, "serial")),
         cycles=(history(records, "cycles") or [{}])[-1],
         decisions=history(records, "decision"),
+        checkpoints=history(records, "checkpoint"),
         summary=read_summary(folder),
         pictures=_pictures(folder),
     )
@@ -174,6 +210,22 @@ def _pictures(folder: Path) -> list[Path]:
 def _is_png(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(len(PNG)) == PNG
+
+
+def headline(story: Story) -> str:
+    """What the run came to, in a line."""
+    parts = []
+    accuracy, samples = story.result("validation_accuracy"), story.validation_samples
+    if accuracy is not None:
+        of = f" of {samples:,} validation samples" if samples else " validation accuracy"
+        parts.append(f"{100 * accuracy:.2f} %{of}")
+    elif (loss := story.result("validation_loss")) is not None:
+        parts.append(f"validation loss {loss:.4g}")
+    parts.append(f"{epochs(len(story.epochs))} in {duration(story.result('seconds'))}")
+    ratio = story.result("serial_ratio")
+    if ratio is not None:
+        parts.append(f"{ratio:.1f} times as fast as serial PyTorch")
+    return " · ".join(parts)
 
 
 # ---- what to read from it ----------------------------------------------------------------------
@@ -215,9 +267,20 @@ def _fell_back(story: Story) -> str | None:
     solves = "1 solve" if count == 1 else f"{count:,} solves"
     return (
         f"{solves} misbehaved and {'was' if count == 1 else 'were'} done serially instead, in {hit} of "
-        f"{len(story.epochs)} epochs: more cycles, a smaller coarsening or the coarse operator picard "
-        "may help."
+        f"{len(story.epochs)} epochs: {_remedies(story)}."
     )
+
+
+def _remedies(story: Story) -> str:
+    """What may help against solves that misbehave: nothing that is set already."""
+    found: list[str] = []
+    for steps, solver in story.chains():
+        forward, adjoint = solver.forward, solver.adjoint
+        if isinstance(forward, MGRIT):  # which operators its steps allow is not on record
+            found += remedies(forward, "forward", steps, picard=False)
+        if isinstance(adjoint, MGRIT):
+            found += remedies(adjoint, "adjoint", steps, picard=False)
+    return f"{alternatives(list(dict.fromkeys(found)))} may help" if found else "propagate serially"
 
 
 def _alone(story: Story) -> str | None:
@@ -246,10 +309,11 @@ def _gap(story: Story) -> str | None:
 
 
 def _twin(story: Story) -> str | None:
-    twin, ours = story.serial, story.epochs
-    if len(twin) < len(ours) or not story.ended:
+    count = len(story.epochs)
+    if len(story.serial) < count or not story.ended:
         return None
-    theirs, mine = twin[-1].get("validation_accuracy"), story.result("validation_accuracy")
+    theirs = story.serial[count - 1].get("validation_accuracy")
+    mine = story.result("validation_accuracy")
     if theirs is None or mine is None or theirs - mine <= GAP + 1e-12:
         return None
     return f"The serially trained twin is {points(theirs - mine)} more accurate after as many epochs."
@@ -322,8 +386,3 @@ def _slow(story: Story) -> str | None:
         f"An epoch took {1 / ratio:.1f} times as long as with serial PyTorch: here layer-parallel "
         "training does not pay on this machine."
     )
-
-
-def points(difference: float) -> str:
-    """A difference of accuracies in points: 0.5 points."""
-    return f"{100 * difference:.2g} points"

@@ -13,23 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from .drawing import INK, Curve, Plot, colour, plot
+from .drawing import Curve, Plot, plot
+from .look import Look, look
 from .story import Story
+from .together import last_of_all
+from .words import epochs
 
 ASIDE = ("seed", "serial_epochs", "evaluate_every", "checkpoint_seconds", "budget")
 ASIDE += ("folder",)
 """Options that decide neither on accuracy nor on speed."""
 OF_STAGES = ("stages", "cut", "filter", "hybrid", "alternating", "serial_start", "beta", "beta_growth")
 OF_STAGES += ("scale", "state_rate", "state_decay", "multiplier_rate", "multiplier_decay", "keep")
-OF_STAGES += ("multiplier_step", "regenerate")
+OF_STAGES += ("multiplier_step", "regenerate", "subnetworks", "cuts", "holders", "coarse_depth", "warp")
 """Options that serial training has no use for."""
 BARE = ("recipe", "method")
 """Options whose values need no name."""
 TOLD = 4
 """Options that the name of a family tells of at most."""
 MEASURED, PREDICTED, CUT = "measured", "predicted", "by its epochs"
-STYLES = {MEASURED: "points", PREDICTED: "hollow points", CUT: "squares"}
+STYLES = {MEASURED: "points", PREDICTED: "hollow points", CUT: "grey points"}
 SCORES = {"validation_accuracy": "accuracy", "validation_loss": "validation loss"}
+UNITS = {"validation_accuracy": "accuracy (%)", "validation_loss": "loss per sample"}
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,21 @@ class Point:
 
 @dataclass(frozen=True)
 class Family:
-    """Points that are joined by a line."""
+    """Points that are joined by a line.
+
+    number: of the run whose colour and marker it has; its place among the families if None.
+    """
 
     name: str
     points: tuple[Point, ...]
+    number: int | None = None
 
 
 # ---- plots -------------------------------------------------------------------------------------
 
 
 def against_speed(
-    families: Sequence[Family], key: str, early: Sequence[float] | None = None
+    families: Sequence[Family], key: str, early: Sequence[float] | None = None, after: str = ""
 ) -> Plot | None:
     """Scores against the speed-up per epoch; None of fewer than two points.
 
@@ -69,6 +77,7 @@ def against_speed(
         key: of `SCORES`.
         early: scores of serial training after every epoch, of which there are as many as of the others:
             what it would come to if it were stopped as soon as they have ended.
+        after: a sentence that says after how many epochs, if not at the end of each run.
     """
     points = [point for family in families for point in family.points]
     if len(points) < 2:
@@ -76,18 +85,23 @@ def against_speed(
     curves = _curves(families, marked=True)
     if early is not None:
         x = len(early) / np.arange(1.0, len(early) + 1)
-        near = x <= 1.1 * max(point.x for point in points)
         y = np.array(early, dtype=float)
-        curves.insert(0, Curve(x[near], y[near], INK, "dotted", "serial training, stopped early"))
-    over = "speed-up per epoch over serial training"
-    return _plot(f"{_said(key)} and speed", curves, over, key, families)
+        near = (x <= 1.1 * max(point.x for point in points)) & np.isfinite(y)
+        if near.sum() > 1:
+            said = "serial training, stopped early"
+            curves.insert(0, Curve(x[near], y[near], Look(), style="dotted", label=said))
+    over = "speed-up per epoch over serial training (times)"
+    return _plot(f"{_said(key)} and speed", curves, over, key, families, after)
 
 
-def against_share(families: Sequence[Family], key: str, serial: Sequence[Family]) -> Plot | None:
+def against_share(
+    families: Sequence[Family], key: str, serial: Sequence[Family], after: str = ""
+) -> Plot | None:
     """Scores against the share of epochs that are serial and augmented; None without two shares.
 
     Args:
         serial: serial trainings, drawn as horizontal lines.
+        after: as of `against_speed`.
     """
     wide = [f for f in families if len({point.x for point in f.points}) > 1]
     if not wide:
@@ -97,13 +111,19 @@ def against_share(families: Sequence[Family], key: str, serial: Sequence[Family]
     for family, style in zip(serial, ("level", "dotted level"), strict=False):
         y = statistics.mean(score for point in family.points for score in point.scores)
         x = np.array([min(ends), max(ends)])
-        curves.append(Curve(x, np.array([y, y]), INK, style, family.name))
-    title = f"{_said(key)} and augmented epochs"
-    return _plot(title, curves, "share of serial, augmented epochs", key, wide, "percent")
+        curves.append(Curve(x, np.array([y, y]), Look(), style=style, label=family.name))
+    title, over = f"{_said(key)} and augmented epochs", "share of serial, augmented epochs (%)"
+    return _plot(title, curves, over, key, wide, after, "percent")
 
 
 def _plot(
-    title: str, curves: list[Curve], over: str, key: str, families: Sequence[Family], ticks: Any = "real"
+    title: str,
+    curves: list[Curve],
+    over: str,
+    key: str,
+    families: Sequence[Family],
+    after: str,
+    ticks: Any = "real",
 ) -> Plot | None:
     seeds = {len(point.scores) for family in families for point in family.points}
     note = "One run each."
@@ -111,7 +131,7 @@ def _plot(
         count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else str(*seeds)
         note = f"Means over {count} seeds; bars are as long as the standard deviation, both ways."
     scale = "percent" if key == "validation_accuracy" else "linear"
-    return plot(title, curves, over, scale, note, ticks)
+    return plot(title, curves, over, UNITS[key], scale, f"{note} {after}".strip(), ticks)
 
 
 def _said(key: str) -> str:
@@ -119,26 +139,36 @@ def _said(key: str) -> str:
 
 
 def _curves(families: Sequence[Family], marked: bool) -> list[Curve]:
-    """Points of every family with the line that joins them."""
+    """Points of every family, and the line that joins them."""
     found = []
     for place, family in enumerate(families):
-        line = _curve(family.points, colour(place), "thin", "")
-        found += [line] if len(family.points) > 1 else []
-        for mark in dict.fromkeys(point.mark for point in family.points):
+        seen = look(place if family.number is None else family.number)
+        marks = list(dict.fromkeys(point.mark for point in family.points))
+        alone = len(family.points) == 1
+        if len(marks) == 1 and not alone and marks[0] == MEASURED:
+            label = f"{family.name}, {MEASURED}" if marked else family.name
+            found.append(_curve(family.points, seen, "joined points", label))
+            continue
+        if not alone:
+            found.append(_curve(family.points, Look(seen.colour), "joined", family.name))
+        for mark in marks:
             points = [point for point in family.points if point.mark == mark]
             label = f"{family.name}, {mark}" if marked else family.name
-            found.append(_curve(points, colour(place), STYLES[mark], label))
+            found.append(_curve(points, seen, STYLES[mark], label))
     return found
 
 
-def _curve(points: Sequence[Point], colour: str, style: str, label: str) -> Curve:
+def _curve(points: Sequence[Point], seen: Look, style: str, label: str) -> Curve:
     points = sorted(points, key=lambda point: point.x)
     x = np.array([point.x for point in points])
     y = np.array([statistics.mean(point.scores) for point in points])
-    if not label:
-        return Curve(x, y, colour, style)
-    spread = np.array([statistics.pstdev(point.scores) for point in points])
-    return Curve(x, y, colour, style, label, spread=spread, texts=tuple(point.text for point in points))
+    if style == "joined":
+        return Curve(x, y, seen, style=style, label=label)
+    spread, texts = (
+        np.array([statistics.pstdev(p.scores) for p in points]),
+        tuple(p.text for p in points),
+    )
+    return Curve(x, y, seen, style=style, label=label, spread=spread, texts=texts)
 
 
 # ---- from records ------------------------------------------------------------------------------
@@ -161,18 +191,32 @@ class Group:
         """Of each run."""
         return len(self.stories[0].epochs)
 
-    def scores(self, key: str) -> tuple[float, ...]:
-        """Of all seeds; of runs with the same one, on other numbers of processes say, the last."""
-        found = {story.options.get("seed"): story.result(key) for story in self.stories}
+    def known(self, key: str, epoch: int) -> bool:
+        """Whether it was evaluated after this epoch, or has fewer."""
+        there = (story.epochs[epoch - 1].get(key) for story in self.stories if self.epochs >= epoch)
+        return None not in there
+
+    def scores(self, key: str, epoch: int | None = None) -> tuple[float, ...]:
+        """Of all seeds; of runs with the same one, on other numbers of processes say, the last.
+
+        Args:
+            epoch: after which, counted from 1; after their last if None.
+        """
+        found = {
+            story.options.get("seed"): story.result(key)
+            if epoch is None
+            else story.epochs[epoch - 1][key]
+            for story in self.stories
+        }
         return tuple(found.values())
 
 
-def augmented_share(stories: Sequence[Story]) -> float:
-    """Of the epochs of runs in stages those that were serial and augmented."""
+def augmented_share(stories: Sequence[Story], length: int | None = None) -> float:
+    """Of the epochs of runs in stages, or of so many of them, those that were serial and augmented."""
     serial = [
         line.get("mode") == "serial" and story.options.get("augment") == "serial"
         for story in stories
-        for line in story.epochs
+        for line in story.epochs[:length]
     ]
     return sum(serial) / len(serial)
 
@@ -185,32 +229,66 @@ def stopped_early(stories: Sequence[Story], key: str) -> tuple[float, ...]:
 
 
 def compared(stories: Sequence[Story]) -> list[Plot]:
-    """The plots that these runs allow: of ended ones, on the same samples, with the same score."""
+    """The plots that these runs allow: of ended ones, on the same samples, with the same score.
+
+    Of unlike length they are compared after as many epochs; serial training that was meant to be shorter
+    stands where its fewer epochs put it.
+    """
     ended = [story for story in stories if story.ended]
     data = {json.dumps(story.start.get("data"), sort_keys=True) for story in ended}
     key = next((k for k in SCORES if all(s.result(k) is not None for s in ended)), None)
     if len(data) != 1 or key is None:
         return []
-    groups = _groups(ended)
-    longest = max(group.epochs for group in groups)
+    every = _groups(ended)
+    length = _length(every, key)
+    if length is None:
+        return []
+    groups = [group for group in every if group.known(key, length)]
     speeds, shares = [], []
     for name, members in _families(groups).items():
-        points = [_point(each, groups, longest, key, _beside(each, members)) for each in members]
-        speeds.append(Family(name, tuple(point for point in points if point is not None)))
+        number = min(stories.index(story) for each in members for story in each.stories)
+        points = [_point(each, groups, length, key, _beside(each, members)) for each in members]
+        speeds.append(Family(name, tuple(point for point in points if point is not None), number))
         found = [
-            Point(augmented_share(each.stories), each.scores(key), text=_beside(each, members))
+            Point(
+                augmented_share(each.stories, length),
+                _scores(each, key, length),
+                text=_beside(each, members),
+            )
             for each in members
             if each.staged
         ]
-        shares.append(Family(name, tuple(found)))
-    serial = [group for group in groups if _is_serial(group) and group.epochs == longest]
+        shares.append(Family(name, tuple(found), number))
+    serial = [group for group in groups if _is_serial(group) and group.epochs >= length]
     serial.sort(key=lambda group: group.options.get("augment") == "none")  # the augmented ones first
-    early = stopped_early(serial[0].stories, key) if serial else None
-    found = [
-        against_speed([each for each in speeds if each.points], key, early),
-        against_share(shares, key, [Family(_trained(g), (Point(1, g.scores(key)),)) for g in serial]),
+    early = stopped_early(serial[0].stories, key)[:length] if serial else None
+    after = ""
+    if any(group.epochs > length for group in groups):
+        after = f"Each after {epochs(length)}, the last that all were evaluated in."
+    lines = [Family(_trained(g), (Point(1, _scores(g, key, length)),)) for g in serial]
+    plots = [
+        against_speed([each for each in speeds if each.points], key, early, after),
+        against_share(shares, key, lines, after),
     ]
-    return [each for each in found if each is not None]
+    return [each for each in plots if each is not None]
+
+
+def _length(groups: Sequence[Group], key: str) -> int | None:
+    """Epochs after which groups are compared; None if there are no such.
+
+    Those that all but serial ones have, and evaluated; of serial ones alone the epochs of the longest.
+    """
+    longest = max(group.epochs for group in groups)
+    lengths = {group.epochs for group in groups if not _is_serial(group)}
+    if lengths <= {longest}:
+        return longest
+    as_long = [group for group in groups if group.epochs >= min(lengths)]
+    return last_of_all([story.epochs for group in as_long for story in group.stories], key)
+
+
+def _scores(group: Group, key: str, length: int) -> tuple[float, ...]:
+    """After as many epochs; of shorter serial training after all of its own."""
+    return group.scores(key, None if group.epochs <= length else length)
 
 
 def _relevant(story: Story) -> dict[str, Any]:
@@ -264,16 +342,19 @@ def _name(options: list[tuple[str, Any]]) -> str:
     return ", ".join(words + ["…"] * (len(options) > TOLD)) or "all runs"
 
 
-def _point(group: Group, groups: Sequence[Group], longest: int, key: str, text: str) -> Point | None:
+def _point(group: Group, groups: Sequence[Group], length: int, key: str, text: str) -> Point | None:
     """Against speed; None where nothing was measured of it."""
+    scores = _scores(group, key, length)
     if _is_serial(group):
-        mark = MEASURED if group.epochs == longest else CUT
-        return Point(longest / group.epochs, group.scores(key), mark, text)
+        shorter = group.epochs < length
+        return Point(
+            length / group.epochs if shorter else 1.0, scores, CUT if shorter else MEASURED, text
+        )
     ratios = [_ratio(story, group, groups) for story in group.stories]
     measured = [ratio for ratio in ratios if ratio is not None]
     if not measured:
         return None
-    return Point(statistics.mean(measured), group.scores(key), MEASURED, text)
+    return Point(statistics.mean(measured), scores, MEASURED, text)
 
 
 def _is_serial(group: Group) -> bool:

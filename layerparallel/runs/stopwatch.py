@@ -1,90 +1,85 @@
-"""Where the time of training goes: fine steps, coarse levels, optimiser, data, and the rest."""
+"""Where the time of training goes, part by part."""
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ..network.network import Network
-from ..training.base import Method
+from ..training.base import Method, unwatched
 
-PARTS = ("forward", "forward_coarse", "adjoint", "adjoint_coarse", "optimizer", "data", "comparison")
+SOLVES = ("forward_fine", "forward_coarse", "adjoint_fine", "adjoint_coarse")
+PARTS = ("data", "forward", *SOLVES, "loss", "backward", "optimizer")
+PARTS += ("comparison", "filling", "auxiliary", "messages", "rest")
 
 
 class Stopwatch:
     """Books seconds of training to its parts while it is entered; each second once.
 
-    `forward` and `adjoint` are the solves on the finest level (the adjoint's with the gradients of
-    all parameters), `..._coarse` those on all coarser ones with coarsening and residuals, `optimizer`
-    its steps, `data` the making of batches, `comparison` what `Adaptive` spends on exact gradients. On
-    a GPU, whose work is asynchronous, these are the times it took to launch it. A network that is
-    ordinary PyTorch has no solves: its propagation is what is left.
+    `data` is the making of batches; `forward` and `backward` are the two passes outside of chains, and
+    of ordinary PyTorch all of them. `..._fine` are the solves of chains on the finest level (the
+    adjoint's with the gradients of all parameters), `..._coarse` those on all coarser ones, with
+    coarsening and residuals. `optimizer` has zeroed gradients and learning rates, too; `comparison`
+    is what `Adaptive` spends on exact gradients. `filling` is the propagation from which auxiliary
+    variables begin, `auxiliary` what reads and updates them, `messages` the wait for those of other
+    stages. `rest` is what the trainer does between two steps, and whatever a method does not name.
+    On a GPU, whose work is asynchronous, these are the times it took to launch it.
 
     Args:
-        method: whose solves and optimiser steps are booked.
+        method: says what it has done by its `lap`.
         before: seconds booked so far, by part; they are gone on with.
     """
 
     def __init__(self, method: Method, before: dict[str, float]) -> None:
         self._networks = [each for each in method.network.modules() if isinstance(each, Network)]
-        self._adaptive: Any = method if hasattr(method, "seconds") else None
-        self._optimizer = _optimizer(method)
+        self._methods = [each for each in _wrapped(method) if hasattr(each, "lap")]
         self._taken = {part: before.get(part, 0.0) for part in PARTS}
-        self._started = self._counters()
-        self._began = self._solving = 0.0
-        self._hooks: list[Any] = []
+        self._begun, self._last, self._solved = self._solves(), time.perf_counter(), self._solving()
 
     def __enter__(self) -> "Stopwatch":
-        if self._optimizer is not None:
-            self._hooks = [
-                self._optimizer.register_step_pre_hook(self._before_step),
-                self._optimizer.register_step_post_hook(self._after_step),
-            ]
+        for method in self._methods:
+            method.lap = self.lap
         return self
 
     def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        for method in self._methods:
+            method.lap = unwatched
 
-    @contextmanager
-    def data(self) -> Iterator[None]:
-        """What is done within it is booked as data."""
-        began = time.perf_counter()
-        yield
-        self._taken["data"] += time.perf_counter() - began
+    def lap(self, part: str) -> None:
+        """Book the time since the last lap to a part, but solves within it to theirs."""
+        now, solved = time.perf_counter(), self._solving()
+        self._taken[part] += now - self._last - (solved - self._solved)
+        self._last, self._solved = now, solved
+
+    def skip(self) -> None:
+        """Leave out the time since the last lap."""
+        self._last = time.perf_counter()
 
     def split(self) -> dict[str, float]:
-        """Seconds by part, so far."""
-        counters = self._counters()
-        grown = {part: counters[part] - started for part, started in self._started.items()}
-        return {part: taken + grown.get(part, 0.0) for part, taken in self._taken.items()}
-
-    def _counters(self) -> dict[str, float]:
-        found = {"comparison": self._adaptive.seconds if self._adaptive is not None else 0.0}
-        for direction in ("forward", "adjoint"):
-            levels = [network.seconds[direction] for network in self._networks]
-            found[direction] = sum(seconds[0] for seconds in levels if seconds)
-            found[f"{direction}_coarse"] = sum(sum(seconds[1:]) for seconds in levels)
+        """Seconds by part, until the last lap."""
+        found, solves = dict(self._taken), zip(SOLVES, self._solves(), self._begun, strict=True)
+        for part, seconds, begun in solves:
+            found[part] += seconds - begun
         return found
 
-    def _solved(self) -> float:
-        return sum(sum(seconds) for network in self._networks for seconds in network.seconds.values())
+    def _solving(self) -> float:
+        """Seconds of all solves so far."""
+        total = 0.0
+        for network in self._networks:
+            for levels in network.seconds.values():
+                total += sum(levels)
+        return total
 
-    # A line search propagates inside the optimiser's step: that is not the optimiser's time.
+    def _solves(self) -> list[float]:
+        """The same in the order of `SOLVES`."""
+        found = []
+        for direction in ("forward", "adjoint"):
+            levels = [network.seconds[direction] for network in self._networks]
+            found += [sum(sum(each[:1]) for each in levels), sum(sum(each[1:]) for each in levels)]
+        return found
 
-    def _before_step(self, *_: object) -> None:
-        self._began, self._solving = time.perf_counter(), self._solved()
 
-    def _after_step(self, *_: object) -> None:
-        elapsed = time.perf_counter() - self._began
-        self._taken["optimizer"] += elapsed - (self._solved() - self._solving)
-
-
-def _optimizer(method: Any) -> Any:
-    """The optimiser of a method, or of the method that it wraps; None where there is none."""
+def _wrapped(method: Any) -> Iterator[Any]:
+    """A method, and the ones inside it."""
     while method is not None:
-        found = getattr(method, "optimizer", None)
-        if hasattr(found, "register_step_pre_hook"):
-            return found
+        yield method
         method = getattr(method, "method", None)
-    return None

@@ -16,11 +16,15 @@ class Sums:
     loss: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     correct: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     samples: int = 0
-    seconds: float = 0.0
     fallbacks: int = 0
     """Solves that misbehaved and were done serially instead."""
     split: dict[str, float] = field(default_factory=dict)
     """Seconds by what they were spent on; see `Stopwatch`."""
+
+    @property
+    def seconds(self) -> float:
+        """Of training, without evaluations and checkpoints."""
+        return sum(self.split.values())
 
     def add(self, found: StepRecord, count: int) -> None:
         """Add one mini batch."""
@@ -54,5 +58,5 @@ class Sums:
             "forward_residual": last.forward_residual if last else None,
             "adjoint_residual": last.adjoint_residual if last else None,
             "fallbacks": self.fallbacks,
-            "split": {**self.split, "rest": self.seconds - sum(self.split.values())},
+            "split": self.split,
         }

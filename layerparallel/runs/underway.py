@@ -146,10 +146,10 @@ class Training:
             return saved[self.team.data.rank]
         if self.team.data.first:
             return added(saved)
-        return Sums(seconds=saved[0].seconds, split=saved[0].split)
+        return Sums(split=saved[0].split)
 
     def _save(self, method: Method, moment: Moment, order: Tensor, sums: Sums) -> None:
-        team, began = self.team, time.monotonic()
+        team, began = self.team, time.perf_counter()
         states = team.everyone.gather((self._place, torch.get_rng_state()))
         here = dataclasses.replace(sums, loss=sums.loss.cpu(), correct=sums.correct.cpu())
         shares = team.data.gather(dataclasses.asdict(here))
@@ -168,7 +168,9 @@ class Training:
                 checkpoint.save(self.folder, moment, state, layers=layers, group=team.layer)
 
         team.together(save)
-        self.due.restart(time.monotonic() - began)
+        spent = time.perf_counter() - began
+        self.due.restart(spent)
+        self.note("checkpoint", phase=moment.phase, epoch=moment.epoch, seconds=spent)
         if self.due.signal is not None:
             self.stopped = self.folder / checkpoint.FOLDER / str(moment)
             raise ending(self.due.signal, saved=True)
@@ -213,15 +215,15 @@ class Training:
         if not getattr(method, "augments", lambda epoch: True)(at.epoch):
             batches.drawn = None
         places, expect = batches.order.split(batches.size), getattr(method, "expect", None)
-        found, paused = None, 0.0
-        before, began = sums.seconds, time.perf_counter()
-        if (begin := getattr(method, "begin_epoch", None)) is not None:
-            begin(at.epoch)
-        fallbacks = sums.fallbacks - _fallbacks(method)
+        found = None
         with Stopwatch(method, sums.split) as watch:
+            if (begin := getattr(method, "begin_epoch", None)) is not None:
+                begin(at.epoch)
+            fallbacks = sums.fallbacks - _fallbacks(method)
+            watch.lap("rest")
             for step in range(at.step, len(batches)):
-                with watch.data():
-                    batch = batches[step]
+                batch = batches[step]
+                watch.lap("data")
                 if expect is not None and step + 1 < len(batches):
                     expect(places[step + 1])
                 try:
@@ -236,15 +238,15 @@ class Training:
                     ) from error
                 sums.add(found, len(batch.y))
                 sums.fallbacks = fallbacks + _fallbacks(method)
-                sums.seconds = before + time.perf_counter() - began - paused
+                watch.lap("rest")
                 sums.split = watch.split()
                 if self.display.due():
                     self.display.show(self._standing(phase, at.epoch, sums, found))
                 if at.phase < len(self.run.phases) and step + 1 < len(batches) and self.due.now():
-                    pause = time.perf_counter()
+                    watch.lap("rest")
                     moment = Moment(at.phase, at.epoch, step + 1)
                     self._save(method, moment, order_before, sums)
-                    paused += time.perf_counter() - pause
+                    watch.skip()
         if found is not None and at.epoch + 1 == phase.epochs:
             self.display.show(self._standing(phase, at.epoch, sums, found))
         return found

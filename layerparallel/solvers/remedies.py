@@ -8,17 +8,11 @@ from ..errors import alternatives
 from .cost import exact_after
 from .mgrit import MGRIT
 
+Direction = Literal["forward", "adjoint"]
 
-def remedy(
-    solver: MGRIT, direction: Literal["forward", "adjoint"], steps: int, picard: bool = True
-) -> str:
-    """What to change about the solver of one direction, in the words of its settings.
 
-    Args:
-        solver: with the cycles of this direction as its `forward_cycles`.
-        steps: N of the chain.
-        picard: whether ``coarse="picard"`` is for its steps.
-    """
+def remedies(solver: MGRIT, direction: Direction, steps: int, picard: bool) -> list[str]:
+    """What to change about the solver of one direction, in the words of its settings; see `remedy`."""
     solver = solver.fitted(steps, picard)
     m, found = solver.factors(steps)[0], []
     if solver.forward_cycles < exact_after(solver, steps):
@@ -27,4 +21,16 @@ def remedy(
         found.append(f"a coarsening below {m}")
     if picard and solver.coarse != "picard":
         found.append("coarse='picard'")
+    return found
+
+
+def remedy(solver: MGRIT, direction: Direction, steps: int, picard: bool = True) -> str:
+    """The end of a sentence about a solve that was done serially instead.
+
+    Args:
+        solver: with the cycles of this direction as its `forward_cycles`.
+        steps: N of the chain.
+        picard: whether ``coarse="picard"`` is for its steps.
+    """
+    found = remedies(solver, direction, steps, picard)
     return f"{alternatives(found)} may help" if found else "propagate serially: solver=lp.Serial()"

@@ -1,6 +1,5 @@
 """Cycles as many as the gradient needs: every so often it is compared with the exact one."""
 
-import time
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from ..solvers.cycles import (
     serially,
     with_cycles,
 )
-from .base import Method, StepRecord
+from .base import Lap, Method, StepRecord, unwatched
 from .comparison import error_of
 from .objective import Objective
 
@@ -68,7 +67,6 @@ class Adaptive:
     Attributes:
         decisions: all of them, oldest first.
         serial_switches: how often the network went serial.
-        seconds: spent on comparisons, since this was made.
 
     Raises:
         ValueError: a setting is out of range, or the network is propagated serially already.
@@ -106,7 +104,7 @@ class Adaptive:
         self.on_decision = on_decision
         self.decisions: list[Decision] = []
         self.serial_switches = 0
-        self.seconds = 0.0
+        self.lap: Lap = unwatched
         self._parallel: Solvers = self.network.solver
         self._steps = 0
 
@@ -117,17 +115,17 @@ class Adaptive:
         """
         if self._steps % self.every == 0:
             self.compare(x, y, **key)
+            self.lap("comparison")
         record = self.method.step(x, y, **key)
         self._steps += 1
         return record
 
     def compare(self, x: Tensor, y: Tensor, **key: Hashable) -> Decision:
         """Measure the gradient's error on a batch now, and choose the solver by it."""
-        network, began = self.network, time.perf_counter()
+        network = self.network
         error, cosine = error_of(
             network, self._parallel, lambda: self.objective(network, network(x, **key), y)
         )
-        self.seconds += time.perf_counter() - began
         serial = is_serial(self.network.solver)
         cycles = all_cycles(self._parallel)
         action: Action = "keep"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .base import StepRecord, count_correct, last_residual
+from .base import Lap, StepRecord, count_correct, last_residual, unwatched
 from .layerwise import load_optimizer_state_dict, optimizer_state_dict
 
 
@@ -36,16 +36,22 @@ class Backprop:
         self.optimizer = optimizer
         self.criterion = criterion
         self.scheduler = scheduler
+        self.lap: Lap = unwatched
 
     def step(self, x: Tensor, y: Tensor) -> StepRecord:
         """Train on one mini batch: inputs `(batch, ...)`, classes `(batch,)`."""
         self.optimizer.zero_grad()
+        self.lap("optimizer")
         output = self.model(x)
+        self.lap("forward")
         loss = self.criterion(output, y)
+        self.lap("loss")
         loss.backward()
+        self.lap("backward")
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
+        self.lap("optimizer")
         return StepRecord(
             loss=loss.detach(),
             correct=count_correct(output, y),

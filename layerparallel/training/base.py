@@ -1,5 +1,6 @@
 """What every way of training has in common: one verb, `step`, and a state that can be saved."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,15 +25,26 @@ class StepRecord:
     """The same of the adjoint solve."""
 
 
+Lap = Callable[[str], object]
+"""Called with the name of a part of a step when that part has been done."""
+
+
+def unwatched(part: str) -> None:
+    """The `Lap` of a method whose time nobody measures."""
+
+
 class Method(Protocol):
     """A way of training a network.
 
     One with an attribute ``wants_batch = True`` gets ``batch=`` from the trainer, too: a
     `layerparallel.data.Batch`, which says which samples these are and how they were augmented. One
-    with ``begin_epoch(epoch)`` hears of every epoch, also of one that is gone on with, before its first
-    batch; what ``epoch_line()`` returns then stands in the record of the epoch. One with
+    with ``begin_epoch(epoch)`` hears of every epoch, also of one that is gone on with, before its
+    first batch; what ``epoch_line()`` returns then stands in the record of the epoch. One with
     ``augments(epoch)`` says whether that epoch's samples are to be augmented, and one with
-    ``expect(index)`` hears, before a step, of which samples the next one will be.
+    ``expect(index)`` hears, before a step, of which samples the next one will be. One with ``lap``,
+    a `Lap`, calls it after every part of a step; the trainer replaces it to measure where the time
+    goes. The parts are forward, loss, backward, optimizer, comparison, filling, auxiliary and
+    messages.
     """
 
     @property

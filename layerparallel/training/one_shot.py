@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..network.network import Network
 from ..network.propagate import Guess
-from .base import StepRecord, count_correct, last_residual
+from .base import Lap, StepRecord, count_correct, last_residual, unwatched
 from .layerwise import load_optimizer_state_dict, optimizer_state_dict
 from .objective import Objective
 from .optim import LBFGS
@@ -52,6 +52,7 @@ class OneShot:
             )
         self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
         self.objective = objective if isinstance(objective, Objective) else Objective(objective)
+        self.lap: Lap = unwatched
         self._key: Hashable = None
         self._batch: tuple[Tensor, int, Tensor, int] | None = None
         self._guesses = network.guesses()
@@ -87,16 +88,21 @@ class OneShot:
         network, optimizer = self.network, self.optimizer
 
         def evaluate() -> Tensor:
+            self.lap("optimizer")
             with torch.enable_grad():  # without, the network would be propagated serially
                 output = network(x, key=key)
+                self.lap("forward")
                 self._samples = len(output)
                 self._latest = count_correct(output, y)
-                return self.objective(network, output, y)
+                loss = self.objective(network, output, y)
+            self.lap("loss")
+            return loss
 
         def closure() -> Tensor:
             optimizer.zero_grad()
             loss = evaluate()
             loss.backward()
+            self.lap("backward")
             self._accept()
             return loss.detach()
 
@@ -116,6 +122,7 @@ class OneShot:
             optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
+        self.lap("optimizer")
         return StepRecord(
             loss=loss,
             correct=correct,

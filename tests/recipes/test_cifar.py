@@ -1,5 +1,6 @@
 """The CIFAR recipes, on eighty generated images in the published layout: stages, schedules, pictures."""
 
+import itertools
 import json
 import pickle
 from typing import Any
@@ -14,6 +15,7 @@ from small import Killed, dying
 from layerparallel import cli, data, recipes, runs
 from layerparallel.data import cifar as cifar_module
 from layerparallel.errors import InputError
+from layerparallel.recipes import pictures
 from layerparallel.recipes.cifar import Cifar10, Cifar100
 from layerparallel.recipes.mnist_stages import MnistStages
 from layerparallel.runs import record
@@ -259,3 +261,17 @@ def test_digits_are_moved_and_never_mirrored(tmp_path, monkeypatch):
     assert drawn.down.abs().max() == 2
     runs.train(run, record.new_folder(tmp_path / "run"))
     assert len(record.history(record.read(tmp_path / "run"), "epoch")) == 3
+
+
+def test_what_missed_images_are_taken_for_does_not_overlap(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: drawn.append(figure) or path)
+    names = ("automobile", "aquarium_fish", "sweet_pepper")
+    classes = np.arange(20) % 3
+    images = np.zeros((20, 3, 32, 32), dtype=np.uint8)
+    pictures.missed(tmp_path / "missed.png", images, classes, (classes + 1) % 3, names, "title")
+    drawn[0].canvas.draw()
+    row = [(axes.title if axes.get_title() else axes._left_title) for axes in drawn[0].axes[:10]]
+    boxes = [text.get_window_extent() for text in row]
+    assert all(text.get_text() for text in row)
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))

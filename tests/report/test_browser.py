@@ -93,6 +93,9 @@ return {
   curves: all('.panel > svg').map((svg) => all('path', svg).filter(long).length),
   texts: all('figure > svg text').map(written),
   bars: all('.bar').map((bar) => [...bar.children].map((part) => box(part)[2])),
+  keys: all('.panel .legend li').map((each) => [each.textContent, ...box(each)]),
+  samples: all('.panel .legend svg').map((each) => [...box(each), each.querySelectorAll('path').length]),
+  unlike: all('.unlike').map((each) => [each.textContent, ...box(each)]),
   tables: all('.table').map((each) => [...box(each), each.scrollWidth]),
   colours: [body.color, body.backgroundColor],
 };
@@ -131,6 +134,16 @@ def test_the_page_shows_everything_and_fetches_nothing(browser, pages, width, sc
     for text, size, left, right in found["texts"]:
         assert size >= 9, text
         assert min(left, right) >= -1, text
+    assert len(found["keys"]) == len(found["samples"]) >= panels
+    for text, left, right, *_ in found["keys"]:
+        assert text.strip()
+        assert 0 <= left < right <= found["inner"]
+    assert all(wide > 30 and high > 5 and drawn for _, _, wide, high, drawn in found["samples"])
+    assert len(found["unlike"]) == count - 1
+    for text, left, right, _, high in found["unlike"]:
+        assert "layers 16 / 8, then 16; epochs 4 / 2 + 4" in text
+        assert 0 <= left < right <= found["inner"]
+        assert high > 20
     assert len(found["bars"]) == 2 * count
     assert max(sum(bar) for bar in found["bars"]) > 0.6 * found["inner"]
     assert all(min(bar) >= 1 for bar in found["bars"])  # every part is seen, however short

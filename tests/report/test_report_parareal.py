@@ -70,7 +70,7 @@ def test_the_table_sums_what_the_parts_cost(runs):
 
 def test_the_page_has_them_and_a_picture_beside(runs):
     pictures = {path.name for run in runs for path in report.plots(run)}
-    assert pictures == {"training.png", "corrections.png", "residuals.png"}
+    assert pictures == {"training.png", "corrections.png"}
     page = report.render(runs)
     assert "Subnetworks and the coarse network" in page
     assert "What the coarse network corrects" in page

@@ -55,7 +55,7 @@ def test_logs_hold_every_epoch_of_the_record_and_the_options(tmp_path):
     assert found["serial loss/training"][1] == pytest.approx(
         record.history(lines, "serial")[0]["train_loss"]
     )
-    assert found["seconds/adjoint"][6] == pytest.approx(epochs[-1]["split"]["adjoint"])
+    assert found["seconds/adjoint_fine"][6] == pytest.approx(epochs[-1]["split"]["adjoint_fine"])
     assert found["cycles/forward"].keys() <= set(range(1, 7))
     summary = record.read_summary(folder)
     assert summary is not None

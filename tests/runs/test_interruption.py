@@ -186,7 +186,7 @@ def test_an_evaluation_is_ended_and_its_epoch_saved(tmp_path, monkeypatch, whole
         patch.setattr(underway, "probe", struck_once(underway.probe, signal.SIGINT))
         said = interrupted(run, folder, signal.SIGINT)
     assert said.startswith(f"stopped and saved; go on from {place(folder, 0, 2, 0)} with: ")
-    assert "validation_loss" in record.read(folder)[-1]
+    assert "validation_loss" in record.history(record.read(folder), "epoch")[-1]
     runs.resume(run, folder)
     ends_as(whole, folder)
 

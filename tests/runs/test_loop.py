@@ -35,9 +35,10 @@ def train(folder, **options):
 def test_the_record_and_the_summary_hold_what_is_promised(tmp_path):
     outcome = train(tmp_path)
     lines = record.read(tmp_path)
-    kinds = ["start", "network", *["epoch"] * 4, "cycles", "serial"]
-    assert [line["kind"] for line in lines] == kinds
-    start, network, epochs, cycles = lines[0], lines[1], lines[2:6], lines[6]
+    trained = [*["epoch"] * 4, "checkpoint", "cycles", "serial"]
+    assert [line["kind"] for line in lines] == ["start", "network", *trained]
+    start, network, cycles = lines[0], lines[1], lines[-2]
+    epochs = record.history(lines, "epoch")
     assert start["recipe"] == "level-sets"
     assert start["options"]["depth"] == 16
     assert {"depth", "width", "epochs"} <= set(start["changed"])

@@ -15,7 +15,7 @@ from ...data.batches import Batch
 from ...errors import InputError
 from ...group.agreement import agree
 from ...group.team import Team
-from ..base import StepRecord, count_correct
+from ..base import Lap, StepRecord, count_correct, unwatched
 from ..layerwise import load_optimizer_state_dict, optimizer_state_dict
 from . import checks
 from .filters import parse
@@ -116,6 +116,7 @@ class AuxiliaryMethod:
         )
         self._parallel = Parallel(network, criterion, self.store, filters, self._forms, self.generators)
         self._parallel.set_rates(settings, 0)
+        self.lap: Lap = unwatched
         self.epoch: int | None = None
         self._filled: int | None = None
         self._agreed = False  # on the mini batches of the epoch
@@ -145,6 +146,7 @@ class AuxiliaryMethod:
         if self.mode == "parallel" and self._filled != self.settings.phase(epoch):
             if self.network.count > 1:
                 self._propagate()
+                self.lap("filling")
             self._filled = self.settings.phase(epoch)
 
     def _propagate(self) -> None:
@@ -200,6 +202,7 @@ class AuxiliaryMethod:
             self._check(x, batch)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
+        self.lap("optimizer")
         if self.mode == "serial" or self.network.count == 1:
             record = self._serially(x, y)
         else:
@@ -209,12 +212,16 @@ class AuxiliaryMethod:
             optimizer.step()
         for scheduler in self.schedulers.values():
             scheduler.step()
+        self.lap("optimizer")
         return record
 
     def _serially(self, x: Tensor, y: Tensor) -> StepRecord:
         output = self.network(x)
+        self.lap("forward")
         loss = self.criterion(output, y)
+        self.lap("loss")
         loss.backward()
+        self.lap("backward")
         return StepRecord(loss=loss.detach(), correct=count_correct(output, y))
 
     def _check(self, x: Tensor, batch: Batch | None) -> None:
@@ -232,7 +239,7 @@ class AuxiliaryMethod:
             drawn = None  # what is made from the inputs has moved with them
         elif drawn is not None and self.settings.augment == "serial":
             x, drawn = self.samples(batch.index), None
-        return self._parallel.step(x, y, batch.index, drawn)
+        return self._parallel.step(x, y, batch.index, drawn, self.lap)
 
     # ---- checkpoints ----------------------------------------------------------------------------
 

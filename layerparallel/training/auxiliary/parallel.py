@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...data.augment import Drawn
 from ...steps import draws
-from ..base import StepRecord, count_correct
+from ..base import Lap, StepRecord, count_correct, unwatched
 from .filters import Filter
 from .generators import Generators
 from .propagation import Forms
@@ -96,13 +96,16 @@ class Parallel:
 
     # ---- steps ----------------------------------------------------------------------------------
 
-    def step(self, x: Tensor, y: Tensor, index: Tensor, drawn: Drawn | None) -> StepRecord:
+    def step(
+        self, x: Tensor, y: Tensor, index: Tensor, drawn: Drawn | None, lap: Lap = unwatched
+    ) -> StepRecord:
         """Adds to the parameters' gradients, and updates Λ and κ, by one mini batch.
 
         Args:
             x: inputs `(b, ...)`, augmented if anything was drawn.
             index: int64 `(b,)`, places of the samples in the training set.
             drawn: their crops and flips, which λ and Jκ get, too.
+            lap: called after every part of it.
         """
         network, mine, seed = self.network, self.network.mine, draws.seed()
         rows = self._rows(x, index)
@@ -111,24 +114,34 @@ class Parallel:
         pulled: dict[int, Tensor] = {}
         found = torch.zeros(2, dtype=torch.float64, device=x.device)  # loss and correct
         record = None
+        lap("auxiliary")
         for k in mine:
             with draws.apart(seed + k, x.device):
                 end, gradient = network.stage(k)(starts.get(k, x)), None
+                lap("forward")
                 if k == network.count - 1:
                     correct, end = count_correct(end, y), self.criterion(end, y)
                     record = StepRecord(loss=end.detach(), correct=correct)
                     found = torch.stack([record.loss.double(), correct.double()])
+                    lap("loss")
             if k + 1 in self.shapes:
                 if k + 1 not in held:
-                    held[k + 1] = self._hold(k + 1, self._neighbours.borrowed(), drawn)
+                    borrowed = self._neighbours.borrowed()
+                    lap("messages")
+                    held[k + 1] = self._hold(k + 1, borrowed, drawn)
                 gradient, pulled[k + 1] = self._meet(k + 1, held[k + 1], end.detach())
             own = held[k].state if k in rows else None
             self._neighbours.answer(pulled.get(k + 1), own, found)
+            lap("auxiliary")
             if end.requires_grad:  # else this is a first stage without anything to train
                 end.backward(gradient)
+                lap("backward")
         self.seen += len(x)
         following = self._following(index, x.device)
+        lap("auxiliary")
         missing, found = self._neighbours.answered()
+        if not network.group.alone:
+            lap("messages")
         if missing is not None:
             pulled[mine.start] = missing
         for k in rows:
@@ -136,6 +149,7 @@ class Parallel:
         if following is not None:
             self._lend(following.rows, following.index, x.device)
         self._ahead = following
+        lap("auxiliary")
         if record is None or not network.group.alone:
             record = StepRecord(loss=found[0], correct=found[1].long())
         return record
