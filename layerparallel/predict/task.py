@@ -87,6 +87,15 @@ class Task:
         return found
 
 
+def check_layers(recipe: Any) -> None:
+    """Raises InputError where a recipe, or its class, trains stages and not layers in parallel."""
+    if not hasattr(recipe, "solver"):
+        raise InputError(
+            f"The recipe {recipe.name!r} trains stages or subnetworks, without a solver whose scaling "
+            "could be predicted: name one of layers, such as level-sets or mnist."
+        )
+
+
 def from_recipe(options: Any) -> Task:
     """The gradient of a recipe's network on one of its batches, at its initial weights.
 
@@ -94,11 +103,7 @@ def from_recipe(options: Any) -> Task:
         InputError: an option is out of its bounds, the data cannot be had, or the recipe trains stages
             and not layers in parallel.
     """
-    if not hasattr(options, "solver"):
-        raise InputError(
-            f"The recipe {options.name!r} trains stages or subnetworks, without a solver whose scaling "
-            "could be predicted: name one of layers, such as level-sets or mnist."
-        )
+    check_layers(options)
     try:
         plain = replace(options, solver="serial", adaptive=False, device="cpu")
         plain.check()

@@ -92,7 +92,7 @@ class Settings:
             raise ValueError(
                 f"coarsening {m} leaves {steps // m} coarse steps of a chain of {steps}, fewer than "
                 f"{self.smallest}; use a coarsening of at most {max(steps // self.smallest, 1)} or "
-                "Serial()"
+                "the serial solver"
             )
 
     def groups(self, steps: int) -> int:

@@ -437,12 +437,12 @@ def test_the_command_prints_tables(capsys):
     [
         ([], "takes the name of a recipe first"),
         (["level-set"], "did you mean 'level-sets'?"),
-        (["level-sets", "--rank", "2"], "did you mean 'ranks'?"),
+        (["level-sets", "--rank", "2"], "did you mean --ranks?"),
         (["level-sets", "--ranks", "two"], "ranks = 'two' is no list of numbers"),
         (["level-sets", "--ranks", "1,2000"], "2000 ranks cannot be predicted: give 1 to 1024"),
         (["level-sets", "--network", "fast"], "There is no network 'fast'"),
-        (["level-sets", "--error", "0"], "error = 0.0 is out of range"),
-        (["level-sets", "--few", "0"], "few = 0 is out of range"),
+        (["level-sets", "--error", "0"], "error = 0.0 is not above 0"),
+        (["level-sets", "--few", "0"], "few = 0 is below 1"),
         (["level-sets", "--depth", "0"], "depth = 0 is below 1"),
     ],
 )

@@ -7,52 +7,51 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
-import tyro
 
-from .. import recipes
-from ..errors import InputError, UnknownNameError
+from ..errors import InputError
 from ..group.virtual import MOST
-from . import links, show
-from .scaling import Row, Study
-from .search import splits
-from .task import Task, from_recipe
+from ..predict import links, show
+from ..predict.scaling import Row, Study
+from ..predict.search import splits
+from ..predict.task import Task, check_layers, from_recipe
+from ..recipes.options import Bound, Count, Positive, check_bounds
+from .named import named_recipe
+from .options import Shown
+from .parsing import parse
 
 RANKS = ",".join(str(1 << k) for k in range(11))
 SHOWN = 5
 """Splits in the table."""
+ABOUT = "How one gradient of it would take on more and more ranks, predicted from one process."
 WIDTH = 100
 """Characters of a line where there is no terminal."""
-
-Switch = tyro.conf.FlagCreatePairsOff[bool]
-OWN = ("ranks", "network", "layers-per-rank", "error", "few", "repeats", "json", "output")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is asked for besides the recipe's options."""
 
-    ranks: Annotated[str, tyro.conf.arg(metavar="P,P,...", help="Numbers of ranks.")] = RANKS
-    network: Annotated[
-        str,
-        tyro.conf.arg(
-            metavar="NAME|FILE",
-            help=f"{', '.join(links.PRESETS)}, or what `bench network --json` wrote.",
-        ),
-    ] = "ethernet"
-    layers_per_rank: int = 4
+    sections: ClassVar[dict[str, str]] = {"ranks": "Prediction"}
+
+    ranks: Annotated[str, Shown("P,P,...")] = RANKS
+    """Numbers of ranks."""
+    network: Annotated[str, Shown("NAME|FILE")] = "ethernet"
+    """Its links: none, loopback, ethernet or nvlink, or what `bench network --json` has written."""
+    layers_per_rank: Annotated[int, Bound(least=0)] = 4
     """Layers on every rank in weak scaling; 0 leaves it out."""
-    error: float = 0.1
+    error: Positive = 0.1
     """Bound on the relative error of the gradient."""
-    few: int = 2
+    few: Count = 2
     """Solvers that are run for every number of ranks."""
-    repeats: int = 3
-    """Of every measurement."""
-    json: Switch = False
+    repeats: Count = 3
+    """Repetitions of every measurement."""
+    json: bool = False
     """Print numbers, no tables."""
-    output: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="Folder for plots.")] = None
+    output: Annotated[Path | None, Shown("DIR")] = None
+    """Folder for plots."""
 
     def checked(self) -> list[int]:
         """The numbers of ranks.
@@ -69,48 +68,35 @@ class Settings:
         for count in ranks:
             if not 1 <= count <= MOST:
                 raise InputError(f"{count} ranks cannot be predicted: give 1 to {MOST}.")
-        for name, least in (("layers_per_rank", 0), ("few", 1), ("repeats", 1)):
-            if getattr(self, name) < least:
-                value = getattr(self, name)
-                raise InputError(f"{name} = {value} is out of range: give at least {least}.")
-        if not self.error > 0:
-            raise InputError(f"error = {self.error} is out of range: give a positive bound.")
+        check_bounds(self)
         return sorted(set(ranks))
 
 
 def predict(arguments: list[str]) -> None:
     """`predict RECIPE [--ranks P,P,...] [--network NAME] [options of the recipe]`."""
-    names = ", ".join(recipes.names())
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: layerparallel predict RECIPE [options]\n\nRECIPE is one of: {names}")
-        return
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError(f"`predict` takes the name of a recipe first: there is {names}.")
-    settings, options = _parsed(arguments[0], arguments[1:])
+    recipe, _, flags = named_recipe("predict", arguments)
+    check_layers(recipe)  # before options that it may have, too
+    settings, options = parse(f"predict {recipe.name}", ABOUT, flags, Settings, recipe)
     ranks, network = settings.checked(), links.find(settings.network)
+    if settings.output is not None:
+        _make(settings.output)
     torch.set_num_threads(1)
     task = dataclasses.replace(from_recipe(options), repeats=settings.repeats)
     _predict(task, settings, ranks, network)
 
 
-def _parsed(name: str, flags: list[str]) -> tuple[Settings, Any]:
-    recipe = recipes.get(name)
-    known = [*OWN, *(each.name.replace("_", "-") for each in dataclasses.fields(recipe))]
-    for flag in flags:
-        option = flag.partition("=")[0].removeprefix("--").replace("_", "-")
-        if flag.startswith("--") and not {option, option.removeprefix("no-")} & {*known, "help"}:
-            raise UnknownNameError(f"option of predict {name}", option, known)
-    group = name.replace("-", "_")
-    kind = dataclasses.make_dataclass(
-        "Predict",
-        [
-            ("settings", tyro.conf.OmitArgPrefixes[Settings]),
-            (group, tyro.conf.OmitArgPrefixes[recipe]),
-        ],
-    )
-    about = "How one gradient of it would take on more and more ranks, predicted from one process."
-    chosen: Any = tyro.cli(kind, args=flags, prog=f"layerparallel predict {name}", description=about)
-    return chosen.settings, getattr(chosen, group)
+def _make(folder: Path) -> None:
+    """The folder of the plots, before anything is measured.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder} cannot be made: {error.strerror}; name another by --output."
+        ) from error
 
 
 def _predict(task: Task, settings: Settings, ranks: list[int], network: links.Network) -> None:
