@@ -22,25 +22,25 @@ run() { # run NAME ARGUMENTS...: the table to the screen and to NAME.txt
   local name=$1
   shift
   echo "== $name"
-  "$python" "benchmarks/$1/run.py" "${@:2}" 2>&1 | tee "$out/$name.txt" || status=1
+  "$python" -m layerparallel bench "$@" 2>&1 | tee "$out/$name.txt" || status=1
 }
 run gradient gradient --device cuda --seeds 1 --repeats 7
 run map map --device cuda --repeats 3 --plot "$out/map.png"
 
 echo "== sun_tables"
-"$python" benchmarks/sun_tables/run.py --time --device cuda > "$out/sun_times.json" || status=1
+"$python" -m layerparallel bench sun_tables --time --device cuda > "$out/sun_times.json" || status=1
 # The small plan trains in minutes; needs CIFAR-10 and MNIST (LAYERPARALLEL_DATA, or a network).
-"$python" benchmarks/sun_tables/run.py --plan small --commands --seeds 1 --device cuda --runs "$out/sun" \
+"$python" -m layerparallel bench sun_tables --plan small --commands --seeds 1 --device cuda --runs "$out/sun" \
   | sed "s#^layerparallel#\"$python\" -m layerparallel#" > "$out/sun_rows.sh"
 bash -e "$out/sun_rows.sh" > "$out/sun_rows.txt" 2>&1 || status=1
 run sun_tables sun_tables --plan small --runs "$out/sun"
 
 echo "== parareal_tables"
 # The small plan trains in minutes; `--plan paper --commands` prints the networks of the paper.
-"$python" benchmarks/parareal_tables/run.py --plan small --commands --seeds 1 --device cuda \
+"$python" -m layerparallel bench parareal_tables --plan small --commands --seeds 1 --device cuda \
   --runs "$out/parareal" | sed "s#^layerparallel#\"$python\" -m layerparallel#" > "$out/parareal_rows.sh"
 bash -e "$out/parareal_rows.sh" > "$out/parareal_rows.txt" 2>&1 || status=1
 run parareal_tables parareal_tables --plan small --runs "$out/parareal"
-"$python" benchmarks/parareal_tables/run.py --plan small --runs "$out/parareal" --plot "$out" || status=1
+"$python" -m layerparallel bench parareal_tables --plan small --runs "$out/parareal" --plot "$out" || status=1
 run sun_paper sun_tables --runs "$out/sun_paper" --times "$out/sun_times.json"
 exit "$status"

@@ -1,8 +1,8 @@
 """Choosing the solver by measurement: `lp.tune` on your own network, batch and machine.
 
-It takes one gradient with every candidate, compares it with the exact one, times those within the
-bound, and returns the fastest; `Serial()` is always among them, so the answer may be not to use
-multigrid at all. Prints the table.
+It takes a gradient with every candidate, compares it with the exact one, times the fastest within the
+bound, and returns the best of them. `Serial()` is always among them, and plain PyTorch is timed beside
+them, so the answer may be not to use multigrid at all. Prints the table.
 """
 
 import torch

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks" / "common"))  # as `layerparallel bench` has it
 
 
 def script(*path: str) -> ModuleType:

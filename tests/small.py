@@ -37,7 +37,6 @@ def recipe(**options: Any) -> LevelSets:
         "batch": 20,
         "epochs": 4,
         "evaluate_every": 2,
-        "checkpoint_every": 2,
         "serial_epochs": 1,
         "dtype": "float64",
     }
@@ -59,7 +58,7 @@ def flags(recipe: LevelSets) -> list[str]:
     found = []
     for name in ("depth", "width", "coarsening", "training", "validation", "batch", "epochs"):
         found += [f"--{name}", str(getattr(recipe, name))]
-    for name in ("evaluate_every", "checkpoint_every", "checkpoint_seconds", "serial_epochs"):
+    for name in ("evaluate_every", "checkpoint_seconds", "serial_epochs"):
         found += [f"--{name.replace('_', '-')}", str(getattr(recipe, name))]
     return [*found, "--dtype", recipe.dtype]
 

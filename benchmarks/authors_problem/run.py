@@ -6,8 +6,6 @@ without its factor h / closing). One row for each solver; the baseline is the sa
 same network in ordinary PyTorch, layer by layer under autograd, with the same optimiser.
 """
 
-import argparse
-import json
 import os
 import statistics
 import time
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -225,8 +224,7 @@ def rows(seeds: int, steps: int) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its rows, as a table or as JSON."""
-    parser = argparse.ArgumentParser(prog="authors_problem", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each kind")
     parser.add_argument("--steps", type=int, default=STEPS, help="L-BFGS steps")
@@ -241,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         torch.set_num_threads(before)
     if options.json:
-        print(json.dumps(found, indent=1))
+        harness.print_json(found)
         return
     for row in found:
         print(row["case"])

@@ -18,21 +18,20 @@ begins every parallel phase.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import Row, judged, row, told, turns  # pyright: ignore[reportMissingImports]
+from comparing import Row, judged, row, told, turns
 from staged_steps import Case, Filling, Training, memory
-from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
+from workers import BOTH, Crew, Job
 
 ROUNDED = ("bf16", "int8")
 PARALLEL, SERIAL = 4, 1
@@ -95,8 +94,7 @@ def spared(case: Case) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench auxiliary", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--quick", action="store_true", help="a network too small to judge anything by")
     parser.add_argument("--depth", type=int, default=Case.depth, help="of the ResNet, 6 n + 2")
     parser.add_argument("--batch", type=int, default=Case.batch)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from layered import layer_mesh  # pyright: ignore[reportMissingImports]
+from layered import layer_mesh
 from random_images import random_images
 
 from layerparallel.data.base import Dataset

@@ -9,8 +9,6 @@ the system's cache. A batch of augmentation is timed beside one training step of
 
 from __future__ import annotations
 
-import argparse
-import json
 import pickle
 import statistics
 import sys
@@ -18,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import harness
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -99,8 +98,7 @@ def augmentation(rounds: int) -> Row:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench data")
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args(argv)
@@ -114,8 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:  # no files and no network
         print(f"not measured: {error}", file=sys.stderr)
     if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
+        harness.print_json(rows)
         return 0
     for each in rows:
         print(

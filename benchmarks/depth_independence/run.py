@@ -8,11 +8,10 @@ finest level and FCF below, or FCF everywhere.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from typing import Any
 
+import harness
 import torch
 
 import layerparallel as lp
@@ -73,16 +72,14 @@ def factor(residuals: list[float]) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench depth_independence")
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS))
     parser.add_argument("--most", type=int, default=30, help="most cycles")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     rows = [measure(n, r, args.most) for r in ((0, 1), 1) for n in args.depths]
     if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
+        harness.print_json(rows)
         return 0
     print(f"{'relaxation':14}{'N':>6}{'levels':>8}{'forward':>9}{'adjoint':>9}{'factor':>9}")
     for row in rows:

@@ -14,8 +14,6 @@ samples (MNIST: the test images). `--quick` trains for a few mini batches, to se
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 
 from layerparallel import recipes, runs
@@ -175,8 +174,7 @@ def plot(names: list[str], folder: Path, found: list[Row], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench experiments")
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--quick", action="store_true", help="a few mini batches of each")
     every = list(EXPERIMENTS)
     parser.add_argument("--only", nargs="+", choices=every, default=every, metavar="NAME")
@@ -193,8 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.plot:
             plot(args.only, folder, found, args.plot)
     if args.json:
-        json.dump(found, sys.stdout, indent=1)
-        print()
+        harness.print_json(found)
     return 0
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import cases
 import torch
 from torch import nn
-
-sys.path.append(str(Path(__file__).parents[1] / "ranks"))
-
-import cases  # pyright: ignore[reportMissingImports]
 
 import layerparallel as lp
 from layerparallel.solvers.cycles import Solver

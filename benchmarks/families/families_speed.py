@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from case import hierarchies, multigrid
-from comparing import Row, judged, row, turns  # pyright: ignore[reportMissingImports]
+from comparing import Row, judged, row, turns
 from families_recipe import Families
 from families_steps import Piped, Weighed, foreseen, images, on_processes
-from torch import Tensor, nn
-from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
+from workers import BOTH, Crew, Job
 
 from layerparallel.group import Link
-from layerparallel.network.network import Network
 from layerparallel.network.tuning import describe
-from layerparallel.predict.baselines import OneRank, Pass, data_parallel, pipeline
+from layerparallel.predict.baselines import OneRank, data_parallel, pipeline
 from layerparallel.predict.links import PRESETS
 from layerparallel.predict.task import Task
 from layerparallel.recipes.base import channels_last
-from layerparallel.solvers import Serial
 
 LINK = PRESETS["loopback"]
 FORMS: tuple[Literal["Serial()", "eager"], ...] = ("Serial()", "eager")
@@ -200,31 +196,6 @@ def kept(sizes: Sizes, method: str) -> int:
 # ---- more processes than there are --------------------------------------------------------------
 
 
-class Plain(OneRank):
-    """As `OneRank`, by the plain module where that is quicker."""
-
-    @staticmethod
-    def _measured(task: Task) -> Pass:
-        plain = replace(task)
-        plain.__dict__["network"] = _Twin(task.network)
-        return min(OneRank._measured(task), OneRank._measured(plain), key=lambda each: each.total)
-
-
-class _Twin(nn.Module):
-    """A network's plain module, which is propagated serially anyway."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.plain = channels_last(network.to_serial())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.plain(x)
-
-    def solved_by(self, solver: Serial) -> AbstractContextManager[None]:
-        """Nothing to be done."""
-        return nullcontext()
-
-
 def predicted(sizes: Sizes) -> Iterator[Row]:
     """All methods on all numbers of ranks, against serial training by the same clock."""
     link, rounds = LINK.link, max(2, sizes.rounds // 2)
@@ -233,7 +204,9 @@ def predicted(sizes: Sizes) -> Iterator[Row]:
     step = one[form].milliseconds
     base: Row = {"mark": "predicted", "link": str(LINK), "baseline": form, "baseline_ms": step}
     x, y = sizes.recipe.case.data()
-    gradient = Plain(Task("chain", lambda _: sizes.recipe.case.network(), sizes.recipe.depth, x, y))
+    task = Task("chain", lambda _: sizes.recipe.case.network(), sizes.recipe.depth, x, y)
+    task.__dict__["plain"] = channels_last(task.network.to_serial())  # quicker so
+    gradient = OneRank(task)
     for ranks in sizes.ranks:
         for name, way in WAYS.items():
             if name == "serial":
@@ -248,15 +221,16 @@ def predicted(sizes: Sizes) -> Iterator[Row]:
 
 def exactly(name: str, one: OneRank, step: float, ranks: int, link: Link) -> Row:
     """Data parallelism and pipelines: a formula over measured parts, in their favour."""
-    rest = max(0.0, step - 1e3 * one().total)  # batch and update
+    alone = one(one.task.batch, one.exact(one.task.batch)).total
+    rest = max(0.0, step - 1e3 * alone)  # batch and update
     if name == "data":
-        spent = data_parallel(one, ranks, link)
+        spent = data_parallel(one, ranks, link).seconds
         sent = 2 * (ranks - 1) / ranks * one.task.parameter_bytes
         return {"ours_ms": 1e3 * spent + rest, "bytes_sent": round(sent), "setting": ""}
     ways = {schedule: pipeline(one, ranks, link, schedule) for schedule in ("gpipe", "1f1b")}
     schedule = min(ways, key=lambda each: ways[each].seconds)
     sent = one.task.state_bytes * (1 if ranks == 2 else 2)
-    setting = f"{schedule}, {ways[schedule].microbatches} microbatches"
+    setting = f"{schedule}, {ways[schedule].split.microbatches} microbatches"
     return {
         "ours_ms": 1e3 * ways[schedule].seconds + rest / ranks,
         "bytes_sent": sent,

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CompiledBlocks  # pyright: ignore[reportMissingImports]
+from baselines import CompiledBlocks
 from families_recipe import Families
-from layered import layer_mesh  # pyright: ignore[reportMissingImports]
-from pipelines import Pipeline  # pyright: ignore[reportMissingImports]
-from random_images import random_images  # pyright: ignore[reportMissingImports]
+from layered import layer_mesh
+from pipelines import Pipeline
+from random_images import random_images
 
 from layerparallel.data.base import Dataset
 from layerparallel.data.batches import Batches
@@ -83,7 +83,7 @@ class Compiled(Step):
     def __init__(self, recipe: Families, data: Dataset) -> None:
         super().__init__(replace(recipe, form="eager"), data, Team())
         plain = self.method.network
-        self.method.model = CompiledBlocks(plain, recipe.T / recipe.depth, torch.relu)
+        self.method.model = CompiledBlocks(plain)
 
 
 class Fill:

@@ -138,28 +138,37 @@ def joined(rows: Sequence[Row], runs: Path, budget: Budget, options: dict[str, A
 
 
 def markdown(rows: Sequence[Row], budget: Budget) -> str:
-    """One table."""
+    """Two tables: of time, and of accuracy and memory."""
     ranks = sorted({r for row in rows for r in row["predicted"] if r > 2})
-    head = ["method", "an epoch on 2 processes, measured", *(f"on {r}, predicted" for r in ranks)]
-    head += [f"accuracy after {budget.epochs} epochs, %"]
-    head += [f"accuracy in the time of {budget.time} serial epochs, %"]
-    head += ["MiB a process", "MB sent a step", "gradient"]
-    lines = [head, ["---"] * len(head), *(_cells(row, ranks) for row in rows)]
+    time = ["method", "an epoch on 2 processes", *(f"on {r}, predicted" for r in ranks), "gradient"]
+    worth = ["method", f"accuracy after {budget.epochs} epochs, %"]
+    worth += [f"accuracy in the time of {budget.time} serial epochs, %"]
+    worth += ["MiB a process", "MB sent a step"]
+    return "\n\n".join(
+        [_table(time, [_times(row, ranks) for row in rows]), _table(worth, [*map(_worth, rows)])]
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cells(row: Row, ranks: Sequence[int]) -> list[str]:
+def _times(row: Row, ranks: Sequence[int]) -> list[str]:
     cells = [row["case"], f"{row['ratio']:.2f}× ({row['epoch_s']:.1f} s)"]
     for r in ranks:
         cells.append(f"{row['predicted'][r]:.1f}×" if r in row["predicted"] else "–")
-    cells.append(_accuracy(row["equal_epochs"], epochs=False))
-    cells.append(_accuracy(row["equal_time"], epochs=True))
-    kept = f" + {row['kept_mib']:.0f}" if row["kept_mib"] else ""
-    cells.append(NOT_RUN if row["mib"] is None else f"{row['mib']:.0f}{kept}")
-    cells.append(f"{row['bytes_sent'] / 1e6:.2f}" if row["bytes_sent"] else "–")
     fallbacks = row["equal_epochs"].get("fallbacks", 0.0)
     serial = f"; {100 * fallbacks / 2:.0f} % of solves done serially" if fallbacks else ""
     return [*cells, row["gradient"] + serial]
+
+
+def _worth(row: Row) -> list[str]:
+    cells = [row["case"], _accuracy(row["equal_epochs"], epochs=False)]
+    cells.append(_accuracy(row["equal_time"], epochs=True))
+    kept = f" + {row['kept_mib']:.0f}" if row["kept_mib"] else ""
+    cells.append(NOT_RUN if row["mib"] is None else f"{row['mib']:.0f}{kept}")
+    return [*cells, f"{row['bytes_sent'] / 1e6:.2f}" if row["bytes_sent"] else "–"]
 
 
 def _accuracy(found: Row, epochs: bool) -> str:

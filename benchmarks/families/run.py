@@ -22,7 +22,6 @@ peak of a step beyond what a fresh process had; auxiliary variables of all image
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -30,18 +29,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import harness
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "auxiliary"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import Row, told, written  # pyright: ignore[reportMissingImports]
+from comparing import Row, told, written
 from families_recipe import Families, Name
 from families_speed import Sizes, best_pipelines, kept, measured, predicted, weighed
 from families_steps import MIB
 from families_table import Budget, drawn, folder, joined, markdown, wanted
-from workers import Crew  # pyright: ignore[reportMissingImports]
+from workers import Crew
 
 from layerparallel import runs
 from layerparallel.runs import progress, record
@@ -71,8 +69,7 @@ def train(method: Name, epochs: int, seed: int, path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench families", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--quick", action="store_true", help="a network too small to judge anything by")
     parser.add_argument("--rounds", type=int, default=Sizes.rounds, help="turns that are timed")
     parser.add_argument("--speed", type=Path, help="what this command printed with --json")
@@ -128,8 +125,7 @@ def compared(args: argparse.Namespace, budget: Budget) -> int:
     if args.plot:
         print(drawn(table, args.runs, budget, args.plot))
     elif args.json:
-        json.dump(table, sys.stdout, indent=1)
-        print()
+        harness.print_json(table)
     else:
         print(markdown(table, budget))
     return 0

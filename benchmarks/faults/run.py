@@ -9,8 +9,6 @@ that names the rank; one that was stopped has to be killed by them.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import broken_training
+import harness
 
 from layerparallel.group.lookout import Patience
 
@@ -164,8 +163,7 @@ def summary(rows: list[dict[str, Any]], kind: str, ranks: int, limit: float) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench faults")
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
@@ -179,8 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     kinds = [kind for kind in SIGNALS if any(row["kind"] == kind for row in rows)]
     table = [summary(rows, kind, args.ranks, patience.limit) for kind in kinds]
     if args.json:
-        json.dump(table, sys.stdout, indent=1)
-        print()
+        harness.print_json(table)
     else:
         for row in table:
             print(

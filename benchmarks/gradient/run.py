@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import platform
 import sys
 from collections.abc import Callable
@@ -20,8 +19,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import harness
 import torch
 import torch._dynamo.config
+from baselines import COMPILED, CompiledBlocks, gradient_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,7 +33,6 @@ from layerparallel.solvers import MGRIT, Serial
 from layerparallel.solvers.measure import GradientError, compare, gradients, median, rounds
 
 CLASSES = 5
-BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -132,47 +132,6 @@ def batch_of(case: Case, seed: int, device: str) -> tuple[Tensor, Tensor]:
     x = torch.randn(shape, generator=generator)
     y = torch.randint(CLASSES, (case.batch,), generator=generator)
     return x.to(device), y.to(device)
-
-
-@cache
-def compiled_block(kind: str, h: float) -> Any:
-    """Sixteen layers as one compiled function of the state and their parameters."""
-
-    def block(u: Tensor, parameters: list[Tensor]) -> Tensor:
-        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-            if kind == "convolution":
-                z = functional.conv2d(u, weight, bias, padding=1)
-            else:
-                z = functional.linear(u, weight, bias)
-            u = torch.add(u, torch.tanh(z), alpha=h)
-        return u
-
-    return torch.compile(block, dynamic=False)
-
-
-class CompiledBlocks(nn.Module):
-    """The serial network, 16 layers a block, every block the same compiled function."""
-
-    def __init__(self, serial: lp.SerialNetwork, case: Case):
-        super().__init__()
-        self.serial: Any = serial
-        self.block = compiled_block(case.kind, self.serial.body.h)
-
-    def forward(self, x: Tensor) -> Tensor:
-        u = self.serial.opening(x)
-        layers: list[Any] = list(self.serial.body.children())
-        for first in range(0, len(layers), BLOCK):
-            some = layers[first : first + BLOCK]
-            u = self.block(u, [p for layer in some for p in (layer.weight, layer.bias)])
-        return self.serial.closing(u)
-
-
-def gradient_of(module: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-    def step() -> None:
-        module.zero_grad(set_to_none=True)
-        functional.cross_entropy(module(x), y).backward()
-
-    return step
 
 
 def captured(module: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
@@ -284,7 +243,7 @@ def measure(case: Case, weights: str, args: argparse.Namespace) -> list[dict[str
         serial = net.to_serial()
         baselines = {"eager": gradient_of(serial, x, y)}
         if not args.no_compile:
-            baselines["compiled blocks of 16"] = gradient_of(CompiledBlocks(serial, case), x, y)
+            baselines[COMPILED] = gradient_of(CompiledBlocks(serial), x, y)
         if args.device == "cuda":
             baselines["CUDA graph"] = captured(copy.deepcopy(serial), x, y)
         net.solver = solver
@@ -320,8 +279,7 @@ def measure(case: Case, weights: str, args: argparse.Namespace) -> list[dict[str
 
 def main(argv: list[str] | None = None) -> int:
     torch._dynamo.config.recompile_limit = 256  # one for every batch, step size and thread count
-    parser = argparse.ArgumentParser(prog="layerparallel bench gradient", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--case", nargs="+", choices=[c.name for c in CASES], help="only these")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
@@ -347,8 +305,7 @@ def main(argv: list[str] | None = None) -> int:
                 for row in found:
                     print(line(row), flush=True)
     if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
+        harness.print_json(rows)
     else:
         summary(rows)
     return 0

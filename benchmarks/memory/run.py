@@ -10,12 +10,13 @@ states), and how much of that 1 / P is.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import harness
 
 ROWS = (
     "eager autograd",
@@ -99,8 +100,7 @@ def on_ranks(counts: list[int], depth: int, width: int, batch: int) -> list[dict
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench memory")
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--depth", type=int, default=1024)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=256)
@@ -110,8 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         counts = [int(n) for n in args.ranks.split(",")]
         found = on_ranks(counts, args.depth, args.width, args.batch)
         if args.json:
-            json.dump(found, sys.stdout, indent=1)
-            print()
+            harness.print_json(found)
             return 0
         for row in found:
             print(
@@ -138,8 +137,7 @@ def main(argv: list[str] | None = None) -> int:
             }
         )
     if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
+        harness.print_json(rows)
         return 0
     print(f"N={args.depth}, width {args.width}, batch {args.batch}, float32, 1 thread")
     for row in rows:

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -64,7 +65,17 @@ def measure(seconds: float = SECONDS) -> dict[int, float]:
     """Seconds of a message, by its bytes."""
     with tempfile.TemporaryDirectory() as folder:
         results = f"{folder}/results.json"
-        call = [sys.executable, __file__, "--seconds", str(seconds), "--store", f"{folder}/store"]
+        call = [
+            sys.executable,
+            "-m",
+            "layerparallel",
+            "bench",
+            "network",
+            "--seconds",
+            str(seconds),
+            "--store",
+            f"{folder}/store",
+        ]
         calls = [[*call, "--results", results, "--rank", str(rank)] for rank in range(2)]
         processes = [subprocess.Popen(each) for each in calls]
         codes = [process.wait() for process in processes]
@@ -82,8 +93,7 @@ def fitted(measured: dict[int, float]) -> Link:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench network", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print the network as JSON")
+    parser = harness.parser(__file__, __doc__, "the network")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for every size")
     for option in ("--rank", "--store", "--results"):  # of one of the two processes
         parser.add_argument(option, help=argparse.SUPPRESS)
@@ -100,8 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         found = {"latency": link.latency, "seconds_per_byte": link.seconds_per_byte, "rows": rows}
         machine = {"machine": platform.platform(), "torch": torch.__version__}
-        json.dump({**found, **machine}, sys.stdout, indent=1)
-        print()
+        harness.print_json({**found, **machine})
         return 0
     print(f"{'bytes':>12} {'measured µs':>12} {'fitted µs':>12}")
     for row in rows:

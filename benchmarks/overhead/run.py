@@ -8,13 +8,12 @@ and the rest of the wall time is overhead.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+import harness
 import torch
 
 import layerparallel as lp
@@ -85,15 +84,13 @@ def measure(depth: int, width: int, batch: int, repeats: int) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench overhead")
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     rows = [measure(*case, args.repeats) for case in CASES]
     if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
+        harness.print_json(rows)
         return 0
     for row in rows:
         print(

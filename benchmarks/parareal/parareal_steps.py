@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from layered import layer_mesh  # pyright: ignore[reportMissingImports]
-from random_images import random_images  # pyright: ignore[reportMissingImports]
+from layered import layer_mesh
+from random_images import random_images
 
 from layerparallel.data.base import Dataset
 from layerparallel.data.batches import Batches

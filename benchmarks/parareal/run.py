@@ -17,22 +17,20 @@ judged. `bytes sent` are those of the rank that sends most; of DDP those of a ri
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "auxiliary"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import Row, judged, row, told, turns  # pyright: ignore[reportMissingImports]
+from comparing import Row, judged, row, told, turns
 from parareal_steps import Case, on_processes, percent_off, predicted, shared_bytes
-from workers import BOTH, Crew, Job  # pyright: ignore[reportMissingImports]
+from workers import BOTH, Crew, Job
 
 from layerparallel.predict.links import PRESETS
 
@@ -94,8 +92,7 @@ def foreseen(case: Case, counts: Sequence[int], rounds: int) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench parareal", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--quick", action="store_true", help="a network too small to judge anything by")
     parser.add_argument("--depth", type=int, default=Case.depth, help="of the ResNet, 6 n + 2")
     parser.add_argument("--width", type=int, default=Case.width, help="channels at the beginning")

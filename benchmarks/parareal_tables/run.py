@@ -13,8 +13,6 @@ Lee and Park (2022): a curve for each N, the mean over the seeds.
 
 from __future__ import annotations
 
-import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ranks"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from comparing import written  # pyright: ignore[reportMissingImports]
+import harness
+from comparing import written
 from parareal_plan import PLANS, Plan, Row
 
 from layerparallel.report.drawing import Curve, colour, plot, sheet
@@ -133,12 +131,11 @@ def _curve(row: Row, runs: Path, number: int) -> Curve | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench parareal_tables", description=__doc__)
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--plan", choices=[*PLANS], default="paper")
     parser.add_argument("--runs", type=Path, default=RUNS, help="the rows' runs")
     parser.add_argument("--speed", type=Path, help="what `bench parareal --json` wrote")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the training losses there")
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
     parser.add_argument("--commands", action="store_true", help="print what trains the rows")
     parser.add_argument("--seeds", type=int, default=3, help="of --commands")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -158,8 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     speed = speeds(args.speed) if args.speed else {}
     tables = [(plan, lines(plan, args.runs, speed)) for plan in chosen]
     if args.json:
-        json.dump([row for _, rows in tables for row in rows], sys.stdout, indent=1)
-        print()
+        harness.print_json([row for _, rows in tables for row in rows])
         return 0
     for plan, rows in tables:
         print(markdown(plan, rows))

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from cases import CompiledBlocks, named_gradients
+from baselines import CompiledBlocks
+from cases import named_gradients
 from layered import evaluations, layer_mesh, shares
 from torch import nn
 
@@ -99,7 +100,7 @@ class Training:
         self.network: nn.Module = net
         if isinstance(how, str):
             serial = net.to_serial()
-            self.network = serial if how == "eager" else CompiledBlocks(serial, body.h, torch.relu)
+            self.network = serial if how == "eager" else CompiledBlocks(serial)
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True
         )

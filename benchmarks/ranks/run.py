@@ -16,12 +16,12 @@ while it was below 1.8 is repeated, up to three times, and then marked as not ju
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,8 +45,7 @@ def sizes_of(args: argparse.Namespace) -> Sizes:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench ranks", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--row", nargs="+", choices=[*ROWS], default=[*ROWS], help="only these")
     parser.add_argument("--batches", nargs="+", type=int, help="of `pipelining`")
     parser.add_argument("--data", type=Path, help="folder in the layout of MNIST, in place of it")
@@ -62,8 +61,7 @@ def main(argv: list[str] | None = None) -> int:
                 rows.append(row)
                 print(line(row), flush=True, file=sys.stderr if args.json else sys.stdout)
     if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
+        harness.print_json(rows)
     else:
         print(f"\ntorch {torch.__version__}, {platform.machine()}, Python {platform.python_version()}")
     return 0

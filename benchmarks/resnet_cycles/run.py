@@ -12,9 +12,7 @@ of a pre-activation one; h scales what a block adds for good, in training, too.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import statistics
 import sys
 import time
@@ -22,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import harness
 import torch
 from torch import Tensor, nn
 
@@ -291,8 +290,7 @@ def summary(rows: list[Row]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench resnet_cycles")
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--quick", action="store_true", help="a small network, two training steps")
     parser.add_argument(
         "--families", nargs="+", choices=FAMILIES, default=["resnet-56", "preactivation-164"]
@@ -315,8 +313,7 @@ def main(argv: list[str] | None = None) -> int:
             rows += found
             print(table(found), file=sys.stderr if args.json else sys.stdout, flush=True)
     if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
+        harness.print_json(rows)
         return 0
     print(
         "\ncycles: cosine, after the most cycles whose critical path is below that of a serial solve\n"

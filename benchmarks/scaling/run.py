@@ -4,19 +4,20 @@
 
 Sections: `real`, predictions beside one and two real processes; `aims`, 1024 layers of width 8
 against what is wanted of them; `strong`, that network and 512 layers of width 220 on more and more
-ranks; `weak`, four layers a rank. What is compared: `Serial()` on one rank, data parallelism, pipelines.
+ranks; `weak`, four layers a rank. What is compared: plain PyTorch and the quickest of the library on one
+core, data parallelism, pipelines.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,8 +34,7 @@ CLAIM = "Slides: crossover near 16 cores; constant run time at 4 layers a core"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench scaling", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--section", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--ranks", nargs="+", type=int, default=[1 << k for k in range(11)])
     parser.add_argument("--network", default="ethernet", help="of strong and weak")
@@ -61,27 +61,26 @@ def main(argv: list[str] | None = None) -> int:
         if section in args.section:
             found[section] = scaling(section, args, say)
     if args.json:
-        json.dump(found, sys.stdout, indent=1)
-        print()
+        harness.print_json(found)
     return 0
 
 
 def scaling(section: str, args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """The rows of all networks, by name."""
     network = links.find(args.network)
-    study = Study(network.link, bound=0.1, few=args.few, say=say)
     wide = [dense(args.wide, 220, 100, args.weights)] if args.wide else []
     found = {}
     for task in [*(dense(1024, 8, batch, args.weights) for batch in args.batches), *wide]:
         name = f"{task.name}, batch {task.batch}"
         task = dataclasses.replace(task, repeats=args.repeats)
+        study = Study(task, network.link, bound=0.1, few=args.few, say=say)
         say(f"\n{section} scaling: {name}; {network}")
         if section == "strong":
             ranks = [count for count in args.ranks if count <= task.depth]
-            rows: list[Row] = study.strong(task, ranks)[0]
+            rows: list[Row] = study.strong(ranks)
         else:
             name = name.replace(str(task.depth), "4 layers a rank", 1)
-            rows = study.weak(task, args.ranks, 4)
+            rows = study.weak(args.ranks, 4)
         if args.plots is not None:
             file = args.plots / f"{section}_{task.name.split()[-1]}_{task.batch}.png"
             title = f"{section.capitalize()} scaling: {name}"

@@ -14,7 +14,6 @@ that were timed one after the other on this one, and by (11) for hybrids. `not r
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -168,14 +168,13 @@ def commands(name: str, chosen: list[int], seeds: int, runs: Path, more: dict[st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench sun_tables", description=__doc__)
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--plan", choices=[*PLANS], default="paper")
     parser.add_argument("--table", nargs="+", type=int, choices=[*TABLES], default=[*TABLES])
     parser.add_argument("--runs", type=Path, default=Path("runs/sun"), help="folder of the rows' runs")
     parser.add_argument("--times", type=Path, help="what --time wrote")
     parser.add_argument("--speed", type=Path, help="what `bench auxiliary --json` wrote")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw figures 4, 5, 8 and 9 there")
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
     parser.add_argument("--commands", action="store_true", help="print what trains the rows")
     parser.add_argument("--seeds", type=int, default=1, help="of --commands")
     parser.add_argument("--time", action="store_true", help="time the stages, and print that as JSON")
@@ -189,8 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.time:
         torch.set_num_threads(1)
         wanted = [pair for table in args.table for pair in plans.rows(args.plan, table)]
-        json.dump(time_stages(wanted, args.device, args.rounds), sys.stdout, indent=1)
-        print()
+        harness.print_json(time_stages(wanted, args.device, args.rounds))
         return 0
     times = json.loads(args.times.read_text()) if args.times else {}
     speed = json.loads(args.speed.read_text()) if args.speed else []
@@ -205,8 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     tables = {table: lines(args.plan, table, found) for table in args.table}
     if args.json:
-        json.dump([row for rows in tables.values() for row in rows], sys.stdout, indent=1)
-        print()
+        harness.print_json([row for rows in tables.values() for row in rows])
         return 0
     for table, rows in tables.items():
         print(markdown(args.plan, table, rows))

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from plan import Plan
+from random_images import random_images
 from tables import Row
 from torch import Tensor
-
-sys.path.append(str(Path(__file__).parents[1] / "auxiliary"))
-
-from random_images import random_images  # pyright: ignore[reportMissingImports]
 
 from layerparallel import recipes
 from layerparallel.data.base import Dataset

@@ -15,15 +15,15 @@ many layers as we have intervals, trained serially for the time of the layer-par
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import harness
 import torch
+from baselines import COMPILED, CompiledBlocks
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -120,30 +120,6 @@ class Training:
         return curve
 
 
-class Blocks(nn.Module):
-    """The serial network with 16 layers to a compiled function."""
-
-    def __init__(self, serial: lp.SerialNetwork):
-        super().__init__()
-        self.serial: Any = serial
-        h: float = serial.body.h  # type: ignore[assignment]
-
-        def block(u: Tensor, parameters: list[Tensor]) -> Tensor:
-            for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-                u = torch.add(u, torch.tanh(functional.linear(u, weight, bias)), alpha=h)
-            return u
-
-        self.block = torch.compile(block, dynamic=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        u = self.serial.opening(x)
-        layers: list[Any] = list(self.serial.body.children())
-        for first in range(0, len(layers), 16):
-            some = layers[first : first + 16]
-            u = self.block(u, [p for layer in some for p in (layer.weight, layer.bias)])
-        return self.serial.closing(u)
-
-
 def step_times(points: Dataset, seed: int) -> tuple[dict[str, float], float]:
     """Milliseconds of one training step: every serial baseline, and ours."""
     x, y = points.train_x[:BATCH], points.train_y[:BATCH]
@@ -156,7 +132,7 @@ def step_times(points: Dataset, seed: int) -> tuple[dict[str, float], float]:
     ours.solver = SOLVER
     baselines = {
         "eager": stepping(network(DEPTH, seed).to_serial()),
-        "compiled blocks of 16": stepping(Blocks(network(DEPTH, seed).to_serial())),
+        COMPILED: stepping(CompiledBlocks(network(DEPTH, seed).to_serial())),
     }
     *theirs, mine = (median(t) for t in rounds([*baselines.values(), stepping(ours)], 15))
     return dict(zip(baselines, theirs, strict=True)), mine
@@ -234,8 +210,7 @@ def measure(seed: int, epochs: int) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="layerparallel bench training")
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser = harness.parser(__file__, __doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=40)
     args = parser.parse_args(argv)
@@ -256,8 +231,7 @@ def main(argv: list[str] | None = None) -> int:
                     flush=True,
                 )
     if args.json:
-        json.dump(rows, sys.stdout, indent=1)
-        print()
+        harness.print_json(rows)
     return 0
 
 

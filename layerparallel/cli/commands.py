@@ -157,8 +157,8 @@ def first_line(path: Path) -> str:
 
 
 def _load(path: Path) -> ModuleType:
-    """Import a script as Python runs it: its own folder first on the path."""
-    sys.path.insert(0, str(path.parent))
+    """Import a benchmark: its own folder first on the path, then what all benchmarks share."""
+    sys.path[:0] = [str(path.parent), str(path.parents[1] / "common")]
     specification = importlib.util.spec_from_file_location(f"benchmark_{path.parent.name}", path)
     assert specification is not None
     assert specification.loader is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .. import recipes
@@ -9,11 +10,13 @@ from ..errors import InputError
 from .help import table
 from .parsing import is_option
 
+Suits = Callable[[Any], bool]
 
-def listed() -> str:
-    """The recipes there are, a line each: name, what data it needs, what it trains."""
+
+def listed(suits: Suits = bool) -> str:
+    """The recipes that suit, a line each: name, what data it needs, what it trains."""
     every = [recipes.get(name) for name in recipes.names()]
-    return table((each.name, each.needs(), summary(each)) for each in every)
+    return table((each.name, each.needs(), summary(each)) for each in every if suits(each))
 
 
 def summary(kind: Any) -> str:
@@ -21,7 +24,7 @@ def summary(kind: Any) -> str:
     return (kind.__doc__ or "").partition("\n")[0]
 
 
-def named_recipe(command: str, arguments: list[str]) -> tuple[Any, str, list[str]]:
+def named_recipe(command: str, arguments: list[str], suits: Suits = bool) -> tuple[Any, str, list[str]]:
     """The recipe that the first argument names, what there is to say of it, and the other arguments.
 
     Raises:
@@ -29,7 +32,7 @@ def named_recipe(command: str, arguments: list[str]) -> tuple[Any, str, list[str
         SystemExit: the help was asked for, and shown.
     """
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: layerparallel {command} RECIPE [options]\n\n{listed()}")
+        print(f"usage: layerparallel {command} RECIPE [options]\n\n{listed(suits)}")
         print(f"\nThe options of one: layerparallel {command} RECIPE --help")
         raise SystemExit(0)
     if not arguments or is_option(arguments[0]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..errors import InputError
@@ -17,17 +17,22 @@ NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
 """How a negative number begins, which is no option."""
 
 
-def parse(command: str, about: str, arguments: Sequence[str], *kinds: type) -> tuple[Any, ...]:
+def parse(
+    command: str, about: str, arguments: Sequence[str], *kinds: type, without: Collection[str] = ()
+) -> tuple[Any, ...]:
     """An instance of each dataclass, whose fields together are the options; --help shows them and exits.
 
     Args:
         command: what is typed in front of the arguments, without "layerparallel".
         about: what the command does: its first line, and more.
+        without: fields that are no options here and keep their defaults.
 
     Raises:
         InputError: something typed is no option, or no value of its option.
     """
-    options = {kind: options_of(kind) for kind in kinds}
+    options = {
+        kind: [option for option in options_of(kind) if option.field not in without] for kind in kinds
+    }
     every = [option for each in options.values() for option in each]
     if not {"-h", "--help"}.isdisjoint(arguments):
         print(page(command, about, every))

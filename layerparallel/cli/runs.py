@@ -22,6 +22,7 @@ from ..runs.board import Board
 from ..runs.checkpoint import CheckpointError
 from ..runs.evaluate import figures, told, validation
 from ..runs.files import write_atomically
+from ..runs.interruption import SAVED
 from ..runs.progress import Display, Silent
 from .named import named_recipe
 from .options import Shown
@@ -54,7 +55,10 @@ def ranks(layer_ranks: int | None, device: str) -> Iterator[Team]:
         warnings.filterwarnings("ignore", "layer-parallel", RuntimeWarning)
     try:
         yield Team.of(mesh)
-    except InputError as error:
+    except SAVED:
+        start.stop()
+        raise
+    except (InputError, KeyboardInterrupt, SystemExit) as error:
         watch.report(error)  # the others end, too, where they have not met it themselves
         start.stop()
         raise
@@ -191,12 +195,8 @@ def _done(run: Run, folder: Path, shown: Display, resumes: bool, logs: bool) -> 
     if resumes and run.team.once(lambda: record.read_summary(folder) is not None):
         return None
     listener = Board(folder) if logs and run.team.first else None
-    try:
-        work = runs.resume if resumes else runs.train
-        outcome = work(run, folder, shown, listener)
-    except KeyboardInterrupt:
-        shown.say(f"stopped; go on with: layerparallel resume {folder}")
-        raise
+    work = runs.resume if resumes else runs.train
+    outcome = work(run, folder, shown, listener)
     if listener is not None:
         listener.finish(outcome.summary)
     return outcome.network

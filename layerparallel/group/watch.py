@@ -43,6 +43,7 @@ class Watch:
         self.lookout, self.patience = lookout, lookout.patience
         # This rank is done; the main thread has heard of the verdict.
         self._over, self._heard = threading.Event(), threading.Event()
+        self.heeds_sigterm = True
         self._wake, self.signals = os.pipe()
         os.set_blocking(self.signals, False)
         self._thread = threading.Thread(target=self._run, name="watch over ranks", daemon=True)
@@ -79,8 +80,8 @@ class Watch:
 
     def report(self, error: BaseException) -> None:
         """This rank has failed."""
+        self._heard.set()
         if self.lookout.verdict is None and not self._over.is_set():
-            self._heard.set()
             line = _first_line(error)
             with contextlib.suppress(RuntimeError):
                 what = f"raised {type(error).__name__}{': ' * bool(line)}{line}"
@@ -101,7 +102,9 @@ class Watch:
         while not self._over.is_set():
             ready, _, _ = select.select([self._wake], [], [], self.patience.beat)
             if ready and signal.SIGTERM in os.read(self._wake, 64):
-                self._terminated()
+                self.lookout.hurry = True
+                if self.heeds_sigterm:
+                    self._terminated()
             now = time.monotonic()
             if now - before < self.patience.silence / 2:  # or it was this process that stood still
                 self.lookout.check_store()
@@ -111,7 +114,6 @@ class Watch:
 
     def _terminated(self) -> None:
         """By SIGTERM, which torchrun sends to all others when a rank has failed."""
-        self.lookout.hurry = True
         if self.lookout.found.wait(self.patience.grace) and not self._heard.is_set():
             say(self._sentence())
         leave(128 + signal.SIGTERM)
@@ -170,6 +172,12 @@ def check() -> None:
     """Raises `RankFailed` if a rank is known to have failed."""
     if _watch is not None:
         _watch.check()
+
+
+def heed_sigterm(heed: bool) -> None:
+    """Whether SIGTERM ends this process; not while the main thread sees to it."""
+    if _watch is not None:
+        _watch.heeds_sigterm = heed
 
 
 def explained(error: BaseException) -> RankFailed:

@@ -9,7 +9,7 @@ gradients of a shallow network on small groups in virtual time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -33,7 +33,7 @@ MODELS = (
 """What the constants are fitted to, with `Serial()`, where the depth allows it."""
 SHALLOW = 64
 """Layers of the network they are fitted to, if the task has as many."""
-GROUPS = (2, 8)
+GROUPS = (1, 2, 8)
 """Ranks that they are fitted on."""
 REPEATS = 2
 FREE = Link(0.0, 0.0)
@@ -100,37 +100,66 @@ def work(solver: MGRIT | Serial, steps: int, ranks: int) -> Work:
 
 @dataclass(frozen=True)
 class Estimator:
-    """Estimates of a task's gradient.
+    """Estimates of a gradient of one batch, at any depth.
 
     Attributes:
         constants: seconds per position and per layer, recorded and not, per event, per message besides
             what the link takes, and once.
         deviation: the largest, relative, from what they are fitted to.
+        state_bytes: of a message.
     """
 
-    task: Task
     constants: tuple[float, ...]
     deviation: float
+    state_bytes: int
 
     @classmethod
     def of(cls, task: Task) -> Estimator:
         """Measures and fits the constants; takes some tens of gradients of a shallow network."""
         from scipy.optimize import nnls
 
-        shallow = replace(task.at(min(task.depth, SHALLOW)), repeats=REPEATS)
         tried: list[tuple[int, MGRIT | Serial]] = [(1, Serial())]
         for solver in MODELS:
-            if len(solver.factors(shallow.depth)) == solver.levels - 1:
+            if len(solver.factors(task.depth)) == solver.levels - 1:
                 tried += [(ranks, replace(solver, guard=False)) for ranks in GROUPS]
-        times = [gradient_on(ranks, shallow, solver, FREE).seconds for ranks, solver in tried]
-        rows = [work(solver, shallow.depth, ranks).row for ranks, solver in tried]
+        times = [gradient_on(ranks, task, solver, FREE).seconds for ranks, solver in tried]
+        rows = [work(solver, task.depth, ranks).row for ranks, solver in tried]
         relative = np.array(rows) / np.array(times)[:, None]
         constants = nnls(relative, np.ones(len(times)))[0]
         deviation = float(np.abs(relative @ constants - 1).max())
-        return cls(task, tuple(constants.tolist()), deviation)
+        return cls(tuple(constants.tolist()), deviation, task.state_bytes)
 
-    def __call__(self, solver: MGRIT | Serial, ranks: int, link: Link) -> float:
+    def __call__(self, solver: MGRIT | Serial, depth: int, ranks: int, link: Link) -> float:
         """Seconds of a gradient on so many ranks."""
-        found = work(solver, self.task.depth, ranks)
+        found = work(solver, depth, ranks)
         computing = float(found.row @ np.array(self.constants))
-        return computing + found.messages * link.seconds(self.task.state_bytes)
+        return computing + found.messages * link.seconds(self.state_bytes)
+
+
+@dataclass
+class Estimates:
+    """Estimates of a task's gradient at any depth, on any part of its batch.
+
+    The constants are fitted for the whole batch, and where parts are asked for, for one sample; times
+    in between are on the line through the two.
+    """
+
+    task: Task
+    fitted: dict[int, Estimator] = field(default_factory=dict)
+
+    def __call__(
+        self, solver: MGRIT | Serial, ranks: int, link: Link, depth: int, samples: int
+    ) -> float:
+        """Seconds of a gradient."""
+        most = self.task.batch
+        whole = self._of(most)(solver, depth, ranks, link)
+        if samples == most:
+            return whole
+        share = (samples - 1) / (most - 1)
+        return share * whole + (1 - share) * self._of(1)(solver, depth, ranks, link)
+
+    def _of(self, samples: int) -> Estimator:
+        if samples not in self.fitted:
+            shallow = replace(self.task.at(min(self.task.depth, SHALLOW)), repeats=REPEATS)
+            self.fitted[samples] = Estimator.of(shallow.part(samples))
+        return self.fitted[samples]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ..group import Link
-from ..solvers import MGRIT, Serial
-from ..solvers.measure import GradientError
-from .baselines import OneRank, data_parallel, pipeline
-from .parallel import Predicted, gradient_on
+from ..solvers import MGRIT
+from .baselines import PLAIN, SERIAL, OneRank, Timed, data_parallel, pipeline
+from .estimate import Estimates
+from .parallel import Predicted
 from .search import Search
+from .splits import splits
 from .task import Task
 
-EXACT = GradientError(relative=0.0, cosine=1.0, worst_layer=0.0)
+PIPELINES = ("1f1b", "zb-h1", "zb-h2")
 
 
 @dataclass(frozen=True)
@@ -22,32 +24,37 @@ class Row:
 
     Attributes:
         ranks, depth: P and N.
-        serial: seconds of the gradient on one rank with `Serial()`, measured.
-        layer: layer-parallel, in virtual time: measured computing and modelled messages.
-        solver: with which solver; `Serial()` on one rank.
-        error: of its gradient.
-        others: seconds of data parallelism and pipelines: one rank measured, and a formula.
-        microbatches: of the pipelines.
+        plain: seconds of the gradient on one core in ordinary PyTorch, measured.
+        serial: the same with `Serial()`.
+        device: the quickest of the library on one core, `Serial()` or MGRIT; measured.
+        layer: layer-parallel; one rank where no solver is exact enough.
+        predicted: of that, measured computing and modelled messages.
+        others: data parallelism and pipelines: one rank measured, and a formula.
     """
 
     ranks: int
     depth: int
+    plain: float
     serial: float
-    layer: Predicted
-    solver: MGRIT | Serial
-    error: GradientError
-    others: dict[str, float] = field(default_factory=dict)
-    microbatches: dict[str, int] = field(default_factory=dict)
+    device: Timed
+    layer: Timed
+    predicted: Predicted
+    others: dict[str, Timed] = field(default_factory=dict)
 
     @property
     def speedup(self) -> float:
-        """Over one rank."""
-        return self.serial / self.layer.seconds
+        """Over ordinary PyTorch on one core."""
+        return self.plain / self.layer.seconds
+
+    @property
+    def over_device(self) -> float:
+        """Over the quickest of the library on one core."""
+        return self.device.seconds / self.layer.seconds
 
 
 @dataclass
 class Study:
-    """What is asked of every row.
+    """What is asked of every row, and what was measured for all of them.
 
     Attributes:
         link: what messages cost.
@@ -57,47 +64,62 @@ class Study:
         say: called with a line whenever there is news.
     """
 
+    task: Task
     link: Link
     bound: float = 0.1
     few: int = 2
     solvers: tuple[MGRIT, ...] | None = None
     say: Callable[[str], None] = lambda line: None
 
-    def strong(self, task: Task, ranks: Sequence[int]) -> tuple[list[Row], Search, OneRank]:
-        """The network on more and more ranks; also the search and the measurements, for more of it."""
-        search, one = Search.of(task, self.bound, self.solvers), OneRank(task)
-        return [self.row(search, one, count) for count in ranks], search, one
+    def strong(self, ranks: Sequence[int]) -> list[Row]:
+        """The network on more and more ranks."""
+        return [self.row(self._whole, count) for count in ranks]
 
-    def weak(self, task: Task, ranks: Sequence[int], layers: int) -> list[Row]:
+    def weak(self, ranks: Sequence[int], layers: int) -> list[Row]:
         """So many layers on every rank: a deeper network on more ranks, at the same batch and T."""
-        found, share = [], None
-        for count in ranks:
-            deeper = task.at(layers * count)
-            search = Search.of(deeper, self.bound, self.solvers)
-            one = OneRank(deeper, share)
-            found.append(self.row(search, one, count))
-            share = one.weights  # that of one depth is that of all
-        return found
+        return [self.row(self.at(layers * count), count) for count in ranks]
 
-    def row(self, search: Search, one: OneRank, ranks: int) -> Row:
-        """One number of ranks; the quickest of the solvers that are run."""
-        task = search.task
-        serial = one().total
-        best, solver, error = Predicted(1, serial, serial, 0.0, 0, 0), Serial(), EXACT
-        if ranks > 1:
-            tried = [(gradient_on(ranks, task, s, self.link), s) for s in self._worth_it(search, ranks)]
-            if tried:
-                best, solver = min(tried, key=lambda pair: pair[0].seconds)
-                error = search.errors(solver)
-        pipes = {name: pipeline(one, ranks, self.link, name) for name in ("1f1b", "zb-h1", "zb-h2")}
-        others = {"data": data_parallel(one, ranks, self.link)}
-        others |= {name: each.seconds for name, each in pipes.items()}
-        microbatches = {name: each.microbatches for name, each in pipes.items()}
-        found = Row(ranks, task.depth, serial, best, solver, error, others, microbatches)
+    def splits(self, row: Row, most: int) -> list[Timed]:
+        """A row's ranks as data x layer x pipeline: the row's own splits, and so many more."""
+        best = min((row.others[name] for name in PIPELINES), key=lambda each: each.seconds)
+        return splits(self._whole, [row.layer, row.others["data"], best], row.ranks, most, self.at)
+
+    def at(self, depth: int) -> Search:
+        """Of the network at another depth; what it measures is forgotten with it."""
+        if depth == self.task.depth:
+            return self._whole
+        return self._search(self.task.at(depth), self._whole.one.weight_share)
+
+    @cached_property
+    def _whole(self) -> Search:
+        return self._search(self.task)
+
+    @cached_property
+    def _estimates(self) -> Estimates:
+        return Estimates(self.task)
+
+    def _search(self, task: Task, weights: float | None = None) -> Search:
+        one = OneRank(task, weights)
+        return Search(task, self.link, self._estimates, one, self.bound, self.few, self.solvers)
+
+    def row(self, search: Search, ranks: int) -> Row:
+        """One number of ranks, at the depth of the search."""
+        depth, one = search.task.depth, search.one
+        device, _ = search.quickest(1)
+        layer, predicted = search.quickest(ranks)
+        others = {name: pipeline(one, ranks, self.link, name) for name in PIPELINES}
+        found = Row(
+            ranks=ranks,
+            depth=depth,
+            plain=search.on(1, PLAIN).seconds,
+            serial=search.on(1, SERIAL).seconds,
+            device=device,
+            layer=layer,
+            predicted=predicted,
+            others={"data": data_parallel(one, ranks, self.link), **others},
+        )
         self.say(
-            f"{ranks} ranks, {task.depth} layers: {1e3 * best.seconds:.3g} ms, {found.speedup:.2f}x"
+            f"{ranks} ranks, {depth} layers: {1e3 * found.layer.seconds:.3g} ms, "
+            f"{found.speedup:.2f} times plain PyTorch on one core"
         )
         return found
-
-    def _worth_it(self, search: Search, ranks: int) -> list[MGRIT]:
-        return search.best(ranks, self.link, self.few)

@@ -1,16 +1,19 @@
-"""Which solver, and which split of the ranks over samples, layers and stages, is likely the quickest."""
+"""Which solver is the quickest on a layer group: estimated for all, measured for a few."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+import math
+import warnings
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 
 from ..group import Link
 from ..solvers import MGRIT, Serial
 from ..solvers.measure import GradientError, Gradients, compare
-from .baselines import SCHEDULES, OneRank, Pass, all_reduce, pipeline
-from .estimate import Estimator
+from .baselines import EXACT, SERIAL, OneRank, Plain, Split, Timed, Way
+from .estimate import Estimates
+from .parallel import Predicted, gradient_on
 from .task import Task
 
 FIRST = (2, 4, 8, 16, 32)
@@ -22,6 +25,7 @@ SAMPLES = 64
 """Of the batch, on which the error of a gradient is found."""
 TRIALS = 60
 """Most solvers whose error is found for one number of ranks."""
+USELESS = GradientError(relative=math.inf, cosine=0.0, worst_layer=math.inf)
 
 
 @cache
@@ -53,7 +57,8 @@ def candidates(steps: int) -> tuple[MGRIT, ...]:
 class Errors:
     """How far the gradients of solvers are from the exact one, on one process; found once for each.
 
-    The number of ranks does not change a gradient, so that of one process is that of all.
+    The number of ranks does not change a gradient, so that of one process is that of all. Where a solve
+    misbehaves, and would be replaced by the serial one, the error is infinite.
     """
 
     task: Task
@@ -61,13 +66,19 @@ class Errors:
     _found: dict[MGRIT, GradientError] = field(default_factory=dict)
 
     def __call__(self, solver: MGRIT) -> GradientError:
+        if solver not in self._found:
+            self._found[solver] = self._measured(solver)
+        return self._found[solver]
+
+    def _measured(self, solver: MGRIT) -> GradientError:
         task = self.task.part(min(self.task.batch, SAMPLES))
         if self._exact is None:
             self._exact = task.gradients(Serial())
-        if solver not in self._found:
-            unguarded = replace(solver, guard=False)  # else the error would be that of Serial()
-            self._found[solver] = compare(task.gradients(unguarded), self._exact, task.depth)
-        return self._found[solver]
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+            found = task.gradients(solver)
+        if any(each.fallback for each in (*task.network.solutions, *task.network.adjoint_solutions)):
+            return USELESS
+        return compare(found, self._exact, task.depth)
 
     def known(self) -> list[MGRIT]:
         """The solvers whose error was found."""
@@ -76,124 +87,68 @@ class Errors:
 
 @dataclass
 class Search:
-    """The quickest solvers of a task whose gradient is exact enough.
+    """The quickest solvers of a task, at one depth, whose gradient is exact enough.
+
+    Whatever it measures it measures once, so that the same ranks with the same solver have one time
+    wherever they are shown.
 
     Attributes:
         bound: on the relative error of the gradient.
+        few: solvers that are measured of those the estimate finds quickest.
         wanted: candidates to choose from; all of `candidates` if None.
     """
 
     task: Task
-    bound: float
-    errors: Errors
+    link: Link
+    estimates: Estimates
+    one: OneRank
+    bound: float = 0.1
+    few: int = 2
     wanted: tuple[MGRIT, ...] | None = None
-    estimators: dict[int, Estimator] = field(default_factory=dict)
+    _groups: dict[tuple[int, Way, int], Predicted] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, task: Task, bound: float, wanted: tuple[MGRIT, ...] | None = None) -> Search:
-        return cls(task, bound, Errors(task), wanted)
+    def __post_init__(self) -> None:
+        self.errors = Errors(self.task)
 
-    def estimator(self, samples: int) -> Estimator:
-        """Estimates for a batch of so many samples."""
-        if samples not in self.estimators:
-            self.estimators[samples] = Estimator.of(self.task.part(samples))
-        return self.estimators[samples]
-
-    def best(self, ranks: int, link: Link, few: int = 3) -> list[MGRIT]:
+    def best(self, ranks: int) -> list[MGRIT]:
         """The few that the estimate finds quickest on so many ranks, the quickest first."""
-        estimate = self.estimator(self.task.batch)
         known = candidates(self.task.depth) if self.wanted is None else self.wanted
-        order = sorted(known, key=lambda solver: estimate(solver, ranks, link))
-        return list(self._exact_enough(order, few))
+        order = sorted(known, key=lambda solver: self.estimate(solver, ranks))
+        return list(islice(filter(self.exact_enough, order[:TRIALS]), self.few))
+
+    def estimate(self, solver: MGRIT, ranks: int) -> float:
+        """Seconds of a gradient of the whole batch, not measured."""
+        return self.estimates(solver, ranks, self.link, self.task.depth, self.task.batch)
 
     def exact_enough(self, solver: MGRIT) -> bool:
         """Whether its gradient is within the bound."""
         return self.errors(solver).relative <= self.bound
 
-    def _exact_enough(self, order: list[MGRIT], few: int) -> Iterator[MGRIT]:
-        for solver in order[:TRIALS]:
-            if few and self.exact_enough(solver):
-                few -= 1
-                yield solver
+    def on(self, ranks: int, way: Way, samples: int | None = None) -> Predicted:
+        """A gradient of so many samples, of the whole batch if None, on a layer group: measured."""
+        samples = self.task.batch if samples is None else samples
+        if (ranks, way, samples) not in self._groups:
+            self._groups[ranks, way, samples] = self._measured(ranks, way, samples)
+        return self._groups[ranks, way, samples]
 
+    def _measured(self, ranks: int, way: Way, samples: int) -> Predicted:
+        if ranks == 1:
+            seconds = self.one(samples, way).total
+            return Predicted(1, seconds, seconds, waiting=0.0, messages=0, bytes=0)
+        assert not isinstance(way, Plain)
+        return gradient_on(ranks, self.task.part(samples), way, self.link)
 
-@dataclass(frozen=True)
-class Split:
-    """Ranks as data x layer x pipeline, and what the estimate says.
+    def quickest(self, ranks: int) -> tuple[Timed, Predicted]:
+        """The quickest solver that was measured on a layer group of so many ranks.
 
-    Attributes:
-        data, layer, stages: factors of the number of ranks.
-        solver: of the layer groups; `Serial()` where they have one rank.
-        schedule: of the pipeline, and its number of microbatches; None and 1 without.
-        seconds: of a gradient.
-    """
-
-    data: int
-    layer: int
-    stages: int
-    solver: MGRIT | Serial
-    schedule: str | None
-    microbatches: int
-    seconds: float
-
-
-def splits(search: Search, one: OneRank, ranks: int, link: Link, solvers: list[MGRIT]) -> list[Split]:
-    """All splits of so many ranks by powers of two, each with its best schedule, the quickest first.
-
-    Args:
-        solvers: exact enough; the quickest of them that fits is taken for every layer group.
-    """
-    found: list[Split] = []
-    for data in _powers(min(ranks, search.task.batch)):
-        for layer in _powers(ranks // data):
-            stages = ranks // data // layer
-            if data * layer * stages != ranks or stages * layer > search.task.depth:
-                continue
-            several = list(_split(search, one, data, layer, stages, link, solvers))
-            found += sorted(several, key=lambda split: split.seconds)[:1]
-    return sorted(found, key=lambda split: split.seconds)
-
-
-def _split(
-    search: Search,
-    one: OneRank,
-    data: int,
-    layer: int,
-    stages: int,
-    link: Link,
-    solvers: list[MGRIT],
-) -> Iterator[Split]:
-    samples = -(-search.task.batch // data)
-    summed = all_reduce(link, search.task.parameter_bytes // (layer * stages), data)
-    depth = -(-search.task.depth // stages)
-
-    def quickest(samples: int) -> tuple[float, MGRIT | Serial]:
-        """Of a layer group with a stage's layers."""
-        if layer == 1:
-            return one(samples).total * depth / search.task.depth, Serial()
-        estimate = replace(search.estimator(samples), task=search.task.part(samples).at(depth))
-        fitting = [s for s in solvers if len(s.factors(depth)) == s.levels - 1]
-        return min(((estimate(s, layer, link), s) for s in fitting), key=lambda pair: pair[0])
-
-    def stage(samples: int) -> Pass:
-        total, share = quickest(samples)[0], one(samples)
-        return Pass(total * share.forward / share.total, total * share.backward / share.total)
-
-    if layer > 1 and not any(len(s.factors(depth)) == s.levels - 1 for s in solvers):
-        return
-    if stages == 1:
-        seconds, solver = quickest(samples)
-        mine = stage(samples)
-        hidden = mine.backward if layer == 1 else 0.0  # a last sweep gives all gradients at once
-        yield Split(data, layer, 1, solver, None, 1, seconds + max(0.0, summed - hidden))
-        return
-    mine = OneRank(search.task.part(samples), one.weight_share)
-    for schedule in SCHEDULES[1:]:
-        found = pipeline(mine, stages, link, schedule, stage)
-        solver = quickest(-(-samples // found.microbatches))[1]
-        yield Split(data, layer, stages, solver, schedule, found.microbatches, found.seconds + summed)
-
-
-def _powers(most: int) -> list[int]:
-    """1, 2, 4, ... up to the bound."""
-    return [1 << k for k in range(most.bit_length())]
+        `Serial()` is among them on one rank, and is taken there where no solver is exact enough.
+        """
+        ways: list[tuple[int, Serial | MGRIT, GradientError]]
+        ways = [(ranks, solver, self.errors(solver)) for solver in self.best(ranks)]
+        if ranks == 1 or not ways:
+            ways.append((1, SERIAL, EXACT))
+        found = []
+        for count, way, error in ways:
+            predicted, split = self.on(count, way), Split(self.task.depth, way, layer=count)
+            found.append((Timed(split, predicted.seconds, error), predicted))
+        return min(found, key=lambda each: each[0].seconds)

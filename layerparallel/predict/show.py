@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..network.tuning import describe
-from ..solvers import MGRIT, Serial
 from ..solvers import describe as as_json
+from .baselines import SERIAL, Plain, Timed, Way
 from .scaling import Row
-from .search import Split
 
 NAMES = {
     "data": "data parallel",
@@ -19,50 +18,94 @@ NAMES = {
     "zb-h1": "zero bubble H1",
     "zb-h2": "zero bubble H2",
 }
-HEADS = {"data": "data", "1f1b": "1F1B", "zb-h1": "ZB-H1", "zb-h2": "ZB-H2"}
+HEADS = {"data": "data", "1f1b": "1F1B", "zb-h2": "ZB-H2"}
 NOTE = "predicted: computing measured on this machine, messages modelled"
+LEGEND = (
+    "PyTorch, our best: on one core. Layer: layer-parallel, by the solvers listed. Data parallel,\n"
+    "GPipe and 1F1B (the same time) and zero bubble: one core measured, with the quicker of plain\n"
+    "PyTorch and Serial(), and a formula."
+)
 LINES = {"data": "#2f7ed8", "1f1b": "#2a9d6f", "zb-h1": "#b357c9", "zb-h2": "#8a7a2f"}
-OURS, SERIAL = "#d9652b", "#7f7f7f"
+OURS, PLAIN_LINE, DEVICE = "#d9652b", "#7f7f7f", "#333333"
 
 
-def name_of(solver: MGRIT | Serial) -> str:
-    """A solver in a few words."""
-    return describe(solver)
+def name_of(way: Way) -> str:
+    """A way of propagating in a few words."""
+    return "plain PyTorch" if isinstance(way, Plain) else describe(way)
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds, three figures."""
+    return f"{1e3 * seconds:.3g}" if seconds < 0.1 else f"{1e3 * seconds:,.0f}"
+
+
+# ---- tables ---------------------------------------------------------------------------------------
+
+
+def devices(row: Row) -> list[str]:
+    """What the network takes on one core: a line for each way."""
+    ways = [("plain PyTorch", row.plain), ("Serial()", row.serial)]
+    if row.device.split.way != SERIAL:
+        error = f", error {row.device.error.relative:.0e}"
+        ways.append((name_of(row.device.split.way) + error, row.device.seconds))
+    return [
+        f"  {ms(seconds):>6} ms  {row.plain / seconds:5.2f} x PyTorch  {name}" for name, seconds in ways
+    ]
 
 
 def table(title: str, rows: Sequence[Row]) -> Any:
     """A rich table of a scaling; seconds in ms."""
-    from rich import box
-    from rich.table import Table
-
-    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("ranks", "layers", "1 rank", "layer", "speed-up", "error", *HEADS.values()):
+    found = _table(title)
+    heads = ("ranks", "PyTorch", "our best", "layer", "x PyTorch", "x our best", "error")
+    for head in (*heads, *HEADS.values()):
         found.add_column(head, justify="right", no_wrap=True)
     for row in rows:
-        cells = [str(row.ranks), str(row.depth), *map(_ms, (row.serial, row.layer.seconds))]
-        cells += [f"{row.speedup:.2f}", f"{row.error.relative:.0e}" if row.ranks > 1 else "0"]
-        found.add_row(*cells, *(_ms(row.others[key]) for key in HEADS))
+        cells = [str(row.ranks), *map(ms, (row.plain, row.device.seconds, row.layer.seconds))]
+        cells += [_ratio(row.speedup), _ratio(row.over_device), f"{row.layer.error.relative:.0e}"]
+        found.add_row(*cells, *(ms(row.others[key].seconds) for key in HEADS))
     return found
 
 
 def solvers(rows: Sequence[Row]) -> str:
-    """Which solver every row has."""
-    return "\n".join(f"  {row.ranks:>5} ranks: {name_of(row.solver)}" for row in rows)
+    """How the ranks of every row are shared out, and by which solver."""
+    lines = ["Layer, ranks as data x layer x stages and the solver:"]
+    for row in rows:
+        split = row.layer.split
+        unable = "; no MGRIT is exact enough" if split.ranks < row.ranks else ""
+        shape = f"{split.data} x {split.layer} x {split.stages}"
+        lines.append(f"  {row.ranks:>5} as {shape}: {name_of(split.way)}{unable}")
+    return "\n".join(lines)
 
 
-def split_table(title: str, splits: Sequence[Split]) -> Any:
-    """A rich table of splits."""
+def split_table(title: str, splits: Sequence[Timed], plain: float) -> Any:
+    """A rich table of splits; `plain` is the time that speed-ups are over."""
+    found = _table(title)
+    for head in ("data", "layer", "stages", "ms", "x PyTorch", "error"):
+        found.add_column(head, justify="right", no_wrap=True)
+    found.add_column("schedule", no_wrap=True)
+    found.add_column("every layer group")
+    for each in splits:
+        split = each.split
+        schedule = f"{split.schedule} x {split.microbatches}" if split.schedule else ""
+        cells = [str(split.data), str(split.layer), str(split.stages), ms(each.seconds)]
+        cells += [_ratio(plain / each.seconds), f"{each.error.relative:.0e}", schedule]
+        found.add_row(*cells, name_of(split.way))
+    return found
+
+
+def _table(title: str) -> Any:
     from rich import box
     from rich.table import Table
 
-    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("data", "layer", "pipeline", "ms", "schedule", "solver of the layer groups"):
-        found.add_column(head, justify="right" if len(head) < 9 else "left", no_wrap=True)
-    for each in splits:
-        schedule = f"{each.schedule} x {each.microbatches}" if each.schedule else ""
-        sizes = [str(each.data), str(each.layer), str(each.stages)]
-        found.add_row(*sizes, _ms(each.seconds), schedule, name_of(each.solver))
-    return found
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _ratio(speedup: float) -> str:
+    """A speed-up; one that is none says so."""
+    return f"{speedup:.2f}" if speedup >= 1 else f"loses {speedup:.2f}"
+
+
+# ---- plots ----------------------------------------------------------------------------------------
 
 
 def plot(path: Path, rows: Sequence[Row], title: str, note: str = "", claim: str | None = None) -> Path:
@@ -79,10 +122,13 @@ def plot(path: Path, rows: Sequence[Row], title: str, note: str = "", claim: str
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     ranks = [row.ranks for row in rows]
-    serial = [1e3 * row.serial for row in rows]
-    axes.plot(ranks, serial, color=SERIAL, dashes=(4, 2), label="one rank, Serial(): measured")
+    for colour, label, times in (
+        (PLAIN_LINE, "one core, plain PyTorch: measured", [row.plain for row in rows]),
+        (DEVICE, "one core, our quickest: measured", [row.device.seconds for row in rows]),
+    ):
+        axes.plot(ranks, [1e3 * each for each in times], color=colour, dashes=(4, 2), label=label)
     for key, colour in LINES.items():
-        values = [1e3 * row.others[key] for row in rows]
+        values = [1e3 * row.others[key].seconds for row in rows]
         axes.plot(ranks, values, color=colour, linewidth=1.2, label=f"{NAMES[key]}: formula")
     ours = [1e3 * row.layer.seconds for row in rows]
     axes.plot(ranks, ours, "o-", color=OURS, linewidth=2.2, label="layer-parallel: predicted")
@@ -99,26 +145,34 @@ def plot(path: Path, rows: Sequence[Row], title: str, note: str = "", claim: str
     return path
 
 
+# ---- JSON -----------------------------------------------------------------------------------------
+
+
 def row_json(row: Row) -> dict[str, Any]:
     """A row as numbers and names."""
     return {
         "ranks": row.ranks,
         "depth": row.depth,
+        "plain_seconds": row.plain,
         "serial_seconds": row.serial,
-        "layer": dataclasses.asdict(row.layer),
+        "one_device": timed_json(row.device),
+        "layer": timed_json(row.layer),
         "speedup": row.speedup,
-        "solver": as_json(row.solver),
-        "relative_error": row.error.relative,
-        "cosine": row.error.cosine,
-        "others_seconds": row.others,
-        "microbatches": row.microbatches,
+        "speedup_over_one_device": row.over_device,
+        "predicted": dataclasses.asdict(row.predicted),
+        "others": {name: timed_json(each) for name, each in row.others.items()},
     }
 
 
-def split_json(split: Split) -> dict[str, Any]:
-    """A split as numbers and names."""
-    return {**dataclasses.asdict(split), "solver": as_json(split.solver)}
-
-
-def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}" if seconds < 0.1 else f"{1e3 * seconds:,.0f}"
+def timed_json(timed: Timed) -> dict[str, Any]:
+    """A split and its time as numbers and names."""
+    split = timed.split
+    return {
+        **{name: getattr(split, name) for name in ("depth", "data", "layer", "stages")},
+        "solver": {"kind": "PyTorch"} if isinstance(split.way, Plain) else as_json(split.way),
+        "schedule": split.schedule,
+        "microbatches": split.microbatches,
+        "seconds": timed.seconds,
+        "relative_error": timed.error.relative,
+        "cosine": timed.error.cosine,
+    }

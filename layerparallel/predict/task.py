@@ -43,6 +43,11 @@ class Task:
         """The network of this depth."""
         return self.make(self.depth)
 
+    @cached_property
+    def plain(self) -> nn.Module:
+        """The same network in ordinary PyTorch."""
+        return self.network.to_serial()
+
     @property
     def batch(self) -> int:
         """Samples."""
@@ -87,8 +92,12 @@ class Task:
         return found
 
 
-def check_layers(recipe: Any) -> None:
-    """Raises InputError where a recipe, or its class, trains stages and not layers in parallel."""
+def check_recipe(recipe: Any) -> None:
+    """Of a recipe, or of its options.
+
+    Raises:
+        InputError: it trains stages or subnetworks, and not layers in parallel.
+    """
     if not hasattr(recipe, "solver"):
         raise InputError(
             f"The recipe {recipe.name!r} trains stages or subnetworks, without a solver whose scaling "
@@ -103,7 +112,7 @@ def from_recipe(options: Any) -> Task:
         InputError: an option is out of its bounds, the data cannot be had, or the recipe trains stages
             and not layers in parallel.
     """
-    check_layers(options)
+    check_recipe(options)
     try:
         plain = replace(options, solver="serial", adaptive=False, device="cpu")
         plain.check()

@@ -17,7 +17,7 @@ from ..group.team import Team
 from ..runs import Phase, Run
 from ..runs.evaluate import CLASSIFICATION, Task
 from ..training.base import Method
-from .options import Bound, Count, Positive, check_bounds
+from .options import Bound, Count, NotNegative, Positive, check_bounds
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -61,10 +61,9 @@ class Base(ABC):
     ranks none."""
     evaluate_every: Count = 1
     """Epochs between two evaluations."""
-    checkpoint_every: Count = 5
-    """Epochs between two checkpoints."""
-    checkpoint_seconds: Positive = 300.0
-    """Seconds after which a checkpoint is due within an epoch, too."""
+    checkpoint_seconds: NotNegative = 60.0
+    """Seconds from one checkpoint to the next, which is what a kill loses at most; longer where writing
+    one takes over a twentieth of that. 0 writes one after every step."""
 
     # ---- what a recipe says ---------------------------------------------------------------------
 
@@ -122,7 +121,6 @@ class Base(ABC):
             seed=self.seed,
             threads=self.threads,
             evaluate_every=self.evaluate_every,
-            checkpoint_every=self.checkpoint_every,
             checkpoint_seconds=self.checkpoint_seconds,
             serial=partial(self.serially, data),
             serial_epochs=self.serial_epochs,

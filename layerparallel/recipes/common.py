@@ -91,10 +91,6 @@ class Common(Base):
     ranks none."""
     evaluate_every: int = 5
     """Epochs between two evaluations."""
-    checkpoint_every: int = 10
-    """Epochs between two checkpoints."""
-    checkpoint_seconds: float = 30.0
-    """Seconds after which a checkpoint is due within an epoch, too."""
 
     @abstractmethod
     def parts(self, data: Dataset) -> tuple[nn.Module, nn.Module, nn.Module]:

@@ -59,10 +59,6 @@ class IndianPines(Common):
     """Epochs for which the same network is then trained serially, to measure the ratio."""
     evaluate_every: int = 2
     """Epochs between two evaluations."""
-    checkpoint_every: int = 4
-    """Epochs between two checkpoints, of 300 MB each."""
-    checkpoint_seconds: float = 300.0
-    """Seconds after which a checkpoint is due within an epoch, too."""
 
     def load(self) -> Dataset:
         """The scene, split by the seed; every band standardised by the training pixels."""

@@ -64,10 +64,6 @@ class Mnist(Common):
     """Epochs for which the same network is then trained serially, to measure the ratio."""
     evaluate_every: int = 1
     """Epochs between two evaluations."""
-    checkpoint_every: int = 1
-    """Epochs between two checkpoints."""
-    checkpoint_seconds: float = 120.0
-    """Seconds after which a checkpoint is due within an epoch, too."""
 
     @property
     def known(self) -> About:

@@ -16,7 +16,7 @@ import numpy as np
 from .drawing import INK, Curve, Plot, colour, plot
 from .story import Story
 
-ASIDE = ("seed", "serial_epochs", "evaluate_every", "checkpoint_every", "checkpoint_seconds", "budget")
+ASIDE = ("seed", "serial_epochs", "evaluate_every", "checkpoint_seconds", "budget")
 ASIDE += ("folder",)
 """Options that decide neither on accuracy nor on speed."""
 OF_STAGES = ("stages", "cut", "filter", "hybrid", "alternating", "serial_start", "beta", "beta_growth")

@@ -39,10 +39,9 @@ class Run:
     threads: int = 1
     evaluate_every: int = 5
     """Epochs between two evaluations."""
-    checkpoint_every: int = 10
-    """Epochs between two checkpoints."""
     checkpoint_seconds: float = 60.0
-    """Seconds after which a checkpoint is due in the middle of an epoch, too."""
+    """Seconds from one checkpoint to the next, which is what a kill loses at most; longer where writing
+    one takes over a twentieth of that. 0 writes one after every step."""
     serial: Callable[[], Method] | None = None
     """The same network as in the last phase, as ordinary serial PyTorch, before training."""
     serial_epochs: int = 0

@@ -1,4 +1,4 @@
-"""What ranks have to agree on while they train: whose samples, whose clock, whose sums."""
+"""What ranks have to agree on while they train: whose samples, clock, signals and sums."""
 
 import dataclasses
 import time
@@ -8,7 +8,11 @@ import torch
 from ..data.batches import Batches
 from ..errors import InputError
 from ..group import Group
+from .interruption import Interruption
 from .sums import Sums
+
+TIMES = 20
+"""A checkpoint takes at most about one part in so many of the time."""
 
 
 def share(batches: Batches, data: Group) -> Batches:
@@ -60,28 +64,40 @@ def added(shares: list[Sums]) -> Sums:
 
 
 class Due:
-    """When a checkpoint is due: the first rank's clock says so, and all ranks hear it at the same step.
+    """When a checkpoint is due: all ranks hear it at the same step.
 
-    Ranks are told no more often than about once a second, or ten times in `seconds` if that is more.
+    It is due when the first rank's clock says so, or when any rank got a signal. One process looks after
+    every step. Several ask each other about once a second, or ten times in `seconds` if that is more.
+
+    Args:
+        seconds: from one checkpoint to the next, or `TIMES` as long as it took to write the last one, if
+            that is more; with 0 one is due after every step, whatever it takes.
+
+    Attributes:
+        signal: the one that a rank got, which ends the run after this checkpoint.
     """
 
-    def __init__(self, seconds: float, group: Group) -> None:
-        self.seconds, self.group = seconds, group
+    def __init__(self, seconds: float, group: Group, interruption: Interruption) -> None:
+        self.seconds, self.group, self.interruption = seconds, group, interruption
+        self.signal: int | None = None
+        self.restart(0.0)
+
+    def restart(self, taken: float) -> None:
+        """A checkpoint was written, in so many seconds."""
+        self._wait = max(self.seconds, TIMES * taken) if self.seconds else 0.0
         self._saved = self._asked = time.monotonic()
         self._steps, self._next = 0, 1
 
-    def restart(self) -> None:
-        """A checkpoint was saved."""
-        self._saved = time.monotonic()
-
-    def now(self) -> bool:
-        """To be asked once after every step."""
+    def now(self, surely: bool = False) -> bool:
+        """To be asked once after every step; `surely` has the ranks ask each other in any case."""
         self._steps += 1
-        if self._steps < self._next:
+        if self._steps < self._next and not surely:
             return False
         now = time.monotonic()
         step = max((now - self._asked) / self._steps, 1e-6)
-        pause = max(1, int(min(1.0, self.seconds / 10) / step))
-        late, self._next = self.group.tell((now - self._saved > self.seconds, pause), 0)
+        pause = 1 if self.group.alone else max(1, int(min(1.0, self.seconds / 10) / step))
+        told = self.group.gather((now - self._saved >= self._wait, pause, self.interruption.asked))
+        late, self._next, _ = told[0]
+        self.signal = next((number for *_, number in told if number is not None), None)
         self._asked, self._steps = now, 0
-        return late
+        return late or self.signal is not None

@@ -19,6 +19,7 @@ from ..training.base import Method, StepRecord
 from . import checkpoint
 from .checkpoint import Checkpoint, CheckpointError, Moment
 from .evaluate import figures, probe, validation
+from .interruption import Interruption, ending
 from .progress import Display, Silent, Standing
 from .record import Record, describe_network
 from .run import Phase, Run
@@ -64,7 +65,14 @@ def _fallbacks(method: Method) -> int:
 class Training:
     """One run under way, on one rank."""
 
-    def __init__(self, run: Run, folder: Path, record: Record | None, display: Display | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        folder: Path,
+        record: Record | None,
+        display: Display | None,
+        interruption: Interruption,
+    ) -> None:
         self.run = run
         self.folder = folder
         self.team = run.team
@@ -72,7 +80,10 @@ class Training:
         self.display: Display = display if display is not None and self.team.first else Silent()
         self.generator = torch.Generator().manual_seed(run.seed)
         self.seconds = 0.0  # of training, without evaluations and checkpoints
-        self.due = Due(run.checkpoint_seconds, self.team.everyone)
+        self.interruption = interruption
+        self.due = Due(run.checkpoint_seconds, self.team.everyone, interruption)
+        self.stopped: Path | None = None
+        """The checkpoint with which a signal has ended it."""
 
     def note(self, kind: str, **values: Any) -> None:
         """A line of the record, which the first rank writes."""
@@ -87,13 +98,15 @@ class Training:
         torch.manual_seed(self.run.seed)
         if found is not None:
             moment = found.moment
-            method, state = restored(self.run, found)
+            with self.interruption.at_once():
+                method, state = restored(self.run, found)
             sums = self._take_up(state["progress"])
         for number, phase in enumerate(self.run.phases):
             if number < moment.phase:
                 continue
             if method is None:
-                method = phase.build(network)
+                with self.interruption.at_once():
+                    method = phase.build(network)
                 if not self.team.data.first:  # dropout and the like differ where the samples do
                     torch.manual_seed(self.run.seed + self.team.data.rank)
             if number > moment.phase:
@@ -135,7 +148,7 @@ class Training:
         return Sums(seconds=saved[0].seconds, split=saved[0].split)
 
     def _save(self, method: Method, moment: Moment, order: Tensor, sums: Sums) -> None:
-        team = self.team
+        team, began = self.team, time.monotonic()
         states = team.everyone.gather((self._place, torch.get_rng_state()))
         here = dataclasses.replace(sums, loss=sums.loss.cpu(), correct=sums.correct.cpu())
         shares = team.data.gather(dataclasses.asdict(here))
@@ -153,7 +166,10 @@ class Training:
                 checkpoint.save(self.folder, moment, state, layers=layers, group=team.layer)
 
         team.together(save)
-        self.due.restart()
+        self.due.restart(time.monotonic() - began)
+        if self.due.signal is not None:
+            self.stopped = self.folder / checkpoint.FOLDER / str(moment)
+            raise ending(self.due.signal, saved=True)
 
     # ---- phases and epochs ----------------------------------------------------------------------
 
@@ -184,7 +200,7 @@ class Training:
             self._tell_decisions(method, number, done)
             self.note("epoch", **line)
             step, sums = 0, Sums()
-            if done % run.checkpoint_every == 0 or done == phase.epochs:
+            if self.due.now(surely=True) or done == phase.epochs:
                 self._save(method, Moment(number, done, 0), self.generator.get_state(), sums)
 
     def epoch(self, method: Method, phase: Phase, at: Moment, sums: Sums) -> StepRecord | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +20,13 @@ class GradientError:
     Attributes:
         relative: ``|g - g*| / |g*|`` over all parameters together.
         cosine: of the angle between the two.
-        worst_layer: largest relative error of a single layer of the body, each over its own norm.
+        worst_layer: largest relative error of a single layer of the body, each over its own norm;
+            None where no layers were compared one by one.
     """
 
     relative: float
     cosine: float
-    worst_layer: float
+    worst_layer: float | None
 
 
 def gradients(module: nn.Module) -> Gradients:
@@ -36,15 +37,22 @@ def gradients(module: nn.Module) -> Gradients:
     }
 
 
-def compare(found: Gradients, exact: Gradients, depth: int = 0) -> GradientError:
+def compare(
+    found: Gradients,
+    exact: Gradients,
+    depth: int = 0,
+    total: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> GradientError:
     """Compares two gradients of the same network, in float64.
 
     Args:
         depth: N; parameters whose first dimension it is count as stacked layers for `worst_layer`.
+        total: adds up the four sums, (4,), of all ranks that have a part of the gradient each.
     """
     dot = found_2 = exact_2 = error_2 = 0.0
     layers_error = torch.zeros(depth, dtype=torch.float64)
     layers_exact = torch.zeros(depth, dtype=torch.float64)
+    stacked = False
     for name, reference in exact.items():
         g, e = found[name].double().cpu(), reference.double().cpu()
         dot += float((g * e).sum())
@@ -52,10 +60,13 @@ def compare(found: Gradients, exact: Gradients, depth: int = 0) -> GradientError
         exact_2 += float(e.square().sum())
         error_2 += float((g - e).square().sum())
         if depth and name.startswith("body.") and e.dim() and e.shape[0] == depth:
+            stacked = True
             layers_error += (g - e).flatten(1).square().sum(1)
             layers_exact += e.flatten(1).square().sum(1)
-    worst = 0.0
-    if depth:
+    sums = torch.tensor([dot, found_2, exact_2, error_2], dtype=torch.float64)
+    dot, found_2, exact_2, error_2 = total(sums).tolist()
+    worst = None
+    if stacked:
         tiny = torch.finfo(torch.float64).tiny
         worst = float((layers_error / layers_exact.clamp_min(tiny)).max().sqrt())
     norm = (found_2 * exact_2) ** 0.5
@@ -66,27 +77,40 @@ def compare(found: Gradients, exact: Gradients, depth: int = 0) -> GradientError
     )
 
 
+def timed(function: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Milliseconds of one call, until the device has done its work."""
+    synchronise = torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
+    synchronise()
+    start = time.perf_counter()
+    function()
+    synchronise()
+    return (time.perf_counter() - start) * 1e3
+
+
+def turns(
+    functions: Sequence[Callable[[], object]], device: torch.device | str = "cpu"
+) -> Iterator[list[float]]:
+    """Milliseconds of every function, turn after turn without end: A B A B.
+
+    What drifts while they run (clock rates, other processes) then meets all of them alike. In a turn a
+    function is called once without a clock, which fetches its data into the caches as the step before
+    does in a training loop, and once with it.
+    """
+    while True:
+        times = []
+        for function in functions:
+            function()
+            times.append(timed(function, device))
+        yield times
+
+
 def rounds(
     functions: Sequence[Callable[[], object]], repeats: int, device: torch.device | str = "cpu"
 ) -> list[list[float]]:
-    """Milliseconds of every function, timed in turn, A B A B, after one round to warm up.
-
-    What drifts while they run (clock rates, other processes) then meets all of them alike. A turn is
-    one call that is not timed, which fetches the function's data into the caches as the step before
-    does in a training loop, and one that is.
-    """
-    synchronise = torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
-    times: list[list[float]] = [[] for _ in functions]
-    for repeat in range(repeats + 1):
-        for function, mine in zip(functions, times, strict=True):
-            function()
-            synchronise()
-            start = time.perf_counter()
-            function()
-            synchronise()
-            if repeat:
-                mine.append((time.perf_counter() - start) * 1e3)
-    return times
+    """Milliseconds of every function in `repeats` of the `turns`, after one to warm up."""
+    taken = turns(functions, device)
+    next(taken)
+    return [list(each) for each in zip(*(next(taken) for _ in range(repeats)), strict=True)]
 
 
 def median(values: Sequence[float]) -> float:

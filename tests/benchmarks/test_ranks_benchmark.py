@@ -16,10 +16,12 @@ from layerparallel import data
 from layerparallel.solvers.measure import compare
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "ranks"
-sys.path.insert(0, str(FOLDER))
+sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "common")]
 
-NAMES = ("cases", "comparing", "mnist_training", "pipelines", "run", "workers")
-cases, comparing, mnist_training, pipelines, run, workers = map(importlib.import_module, NAMES)
+NAMES = ("baselines", "cases", "comparing", "mnist_training", "pipelines", "run", "workers")
+baselines, cases, comparing, mnist_training, pipelines, run, workers = map(
+    importlib.import_module, NAMES
+)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -106,7 +108,7 @@ def test_training_reaches_the_loss(found):
 @pytest.mark.parametrize("how", ["eager", "compiled blocks of 3"])
 def test_serial_baselines_are_exact(how, monkeypatch):
     if how != "eager":
-        monkeypatch.setattr(cases, "BLOCK", 3)
+        monkeypatch.setattr(baselines, "BLOCK", 3)
         monkeypatch.setattr(cases.torch, "compile", lambda block, dynamic: block)
     exact = cases.exact_gradient(0, CASE)
     other = cases.on_one_process(0, CASE, how.split()[0])

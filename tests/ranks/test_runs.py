@@ -112,7 +112,7 @@ def test_refinement_adaptivity_and_smoothness_are_those_of_one_process(pool, tmp
 
 # ---- resumed ------------------------------------------------------------------------------------
 
-OPTIONS = {"checkpoint_seconds": 1e-9, "epochs": 2}
+OPTIONS = {"checkpoint_seconds": 0.0, "epochs": 2}
 
 
 @pytest.mark.parametrize(("shape", "other", "step"), [(2, 3, 10), (3, 1, 8), (1, 3, 5), ((2, 2), 2, 12)])
@@ -204,11 +204,11 @@ def test_a_batch_that_cannot_be_shared_is_refused(pool, tmp_path):
 
 
 def flags(**options) -> list[str]:
-    return small.flags(small.recipe(epochs=2, checkpoint_seconds=1e-9, serial_epochs=0, **options))
+    return small.flags(small.recipe(epochs=2, checkpoint_seconds=0.0, serial_epochs=0, **options))
 
 
 def test_torchrun_starts_a_killed_run_again_and_it_ends_where_the_unbroken_one_ends(pool, tmp_path):
-    options = {"epochs": 2, "checkpoint_seconds": 1e-9, "serial_epochs": 0}
+    options = {"epochs": 2, "checkpoint_seconds": 0.0, "serial_epochs": 0}
     pool.run(2, do, str(record.new_folder(tmp_path / "whole")), options)
     broken = tmp_path / "broken"
     done = pools.torchrun(

@@ -14,7 +14,7 @@ from layerparallel.group.team import Team
 from layerparallel.runs import record
 from layerparallel.training.auxiliary import AuxiliaryMethod
 
-OPTIONS: dict[str, Any] = {"checkpoint_seconds": 1e-9}
+OPTIONS: dict[str, Any] = {"checkpoint_seconds": 0.0}
 
 
 def do(

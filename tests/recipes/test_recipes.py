@@ -143,7 +143,7 @@ def test_a_recipe_trains_is_evaluated_both_ways_and_draws(tiny, tmp_path, capsys
 
 
 def test_a_recipe_that_was_broken_ends_bitwise_where_the_unbroken_one_ends(tiny, tmp_path, monkeypatch):
-    recipe = replace(tiny[0], checkpoint_seconds=1e-9)
+    recipe = replace(tiny[0], checkpoint_seconds=0.0)
     runs.train(recipe.build(), record.new_folder(tmp_path / "whole"))
     broken = resumed(recipe, tmp_path / "broken", monkeypatch, steps=4)
     assert small.same(small.final_state(tmp_path / "whole"), broken)
@@ -151,7 +151,7 @@ def test_a_recipe_that_was_broken_ends_bitwise_where_the_unbroken_one_ends(tiny,
 
 def test_adaptive_cycles_are_recorded_and_resume_bitwise(tmp_path, monkeypatch):
     recipe = level_sets(
-        adaptive=True, adaptive_every=3, adaptive_target=1e-3, checkpoint_seconds=1e-9, coarse="inject"
+        adaptive=True, adaptive_every=3, adaptive_target=1e-3, checkpoint_seconds=0.0, coarse="inject"
     )
     run = recipe.build()
     assert isinstance(run.phases[0].build(None), Adaptive)

@@ -25,7 +25,6 @@ TINY = {
     "batch": 20,
     "epochs": 5,
     "learning_rate": 0.02,
-    "checkpoint_every": 99,
 }
 
 

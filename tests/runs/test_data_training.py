@@ -84,11 +84,11 @@ def test_methods_are_told_the_samples_and_their_crops(tmp_path):
 def test_an_augmented_run_broken_at_any_step_ends_bitwise_the_same(tmp_path, dies):
     plan, methods = run()
     runs.train(plan, record.new_folder(tmp_path / "whole"))
-    broken, first = run(dies=dies, checkpoint_seconds=1e-9)
+    broken, first = run(dies=dies, checkpoint_seconds=0.0)
     folder = record.new_folder(tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
         runs.train(broken, folder)
-    again, second = run(checkpoint_seconds=1e-9)
+    again, second = run(checkpoint_seconds=0.0)
     runs.resume(again, folder)
     assert small.same(small.final_state(tmp_path / "whole"), small.final_state(folder))
     whole, resumed = methods[0].batches, second[-1].batches

@@ -106,7 +106,7 @@ def test_a_serially_propagated_run_has_no_residuals(tmp_path):
 
 def test_evaluating_and_saving_do_not_change_the_training(tmp_path):
     train(tmp_path / "a")
-    train(tmp_path / "b", evaluate_every=1, checkpoint_every=1, checkpoint_seconds=1e-9)
+    train(tmp_path / "b", evaluate_every=1, checkpoint_seconds=0.0)
     assert small.same(small.final_state(tmp_path / "a"), small.final_state(tmp_path / "b"))
 
 
@@ -141,7 +141,7 @@ def test_a_run_broken_at_any_step_ends_bitwise_where_the_unbroken_one_ends(
 ):
     options = {"refine": refine, "refine_epochs": 2, "epochs": 4 - len(refine), "serial_epochs": 2}
     train(tmp_path / "whole", **options)
-    run = small.recipe(**options, checkpoint_seconds=1e-9).build()
+    run = small.recipe(**options, checkpoint_seconds=0.0).build()
     broken = record.new_folder(tmp_path / "broken")
     with monkeypatch.context() as patch:
         interrupt_after(patch, steps)
@@ -154,7 +154,7 @@ def test_a_run_broken_at_any_step_ends_bitwise_where_the_unbroken_one_ends(
 
 
 def test_a_run_killed_again_and_again_ends_where_the_unbroken_one_ends(tmp_path):
-    options = small.recipe(epochs=40, checkpoint_every=3, checkpoint_seconds=0.05, serial_epochs=0)
+    options = small.recipe(epochs=40, checkpoint_seconds=0.05, serial_epochs=0)
     runs.train(options.build(), record.new_folder(tmp_path / "whole"))
     broken = tmp_path / "broken"
     call = "import sys; from layerparallel.cli import main; sys.exit(main())"
@@ -189,14 +189,14 @@ def record_lines(folder):
 
 def test_a_half_written_checkpoint_is_passed_over_on_resume(tmp_path, monkeypatch):
     train(tmp_path / "whole")
-    run, broken = small.recipe(checkpoint_every=1).build(), record.new_folder(tmp_path / "broken")
+    run, broken = small.recipe(checkpoint_seconds=0.0).build(), record.new_folder(tmp_path / "broken")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 17)
         with pytest.raises(Killed):
             runs.train(run, broken)
     latest = checkpoint.latest(broken)
     assert latest is not None
-    assert latest.moment.epoch == 2
+    assert latest.moment == checkpoint.Moment(0, 2, 3)
     (latest.path / checkpoint.MANIFEST).unlink()
     said = io.StringIO()
     runs.resume(run, broken, Plain(said))

@@ -147,7 +147,7 @@ def test_decisions_of_the_adaptive_mode_are_on_record_once(tmp_path):
         patch.setattr(lp.Adaptive, "step", kill)
         folder = record.new_folder(tmp_path / "broken")
         with pytest.raises(Killed):
-            runs.train(adaptive(checkpoint_seconds=1e-9), folder)
+            runs.train(adaptive(checkpoint_seconds=0.0), folder)
     runs.resume(run, tmp_path / "broken")
     again = record.history(record.read(tmp_path / "broken"), "decision")
     assert [line["step"] for line in again] == [line["step"] for line in found]

@@ -50,13 +50,15 @@ class Habits:
 class Body(nn.Module):
     """A chain's parameters.
 
-    Attributes: `depth` (N), `h` (step size), `T` (h N), `integrator`; on a layer group `group`, and
-    `blocks`, which layers every rank has.
+    Attributes: `depth` (N), `h` (step size), `T` (h N), `integrator`; `driven`, whether the last forward
+    pass in training brought an input per step; on a layer group `group`, and `blocks`, which layers
+    every rank has.
     """
 
     def __init__(self, depth: int, h: float, integrator: str):
         super().__init__()
         self.depth, self.h, self.integrator = depth, h, integrator
+        self.driven = False
         self.group: Group = ALONE
         self._blocks: Blocks | None = None
         self.workspace = Workspace(KEPT_BYTES)
@@ -147,6 +149,7 @@ class Body(nn.Module):
                 "the opening gives an input per step, which only a chain of one module for all "
                 "steps takes; make it by chain(module, depth, tied=True)"
             )
+        self.driven = bool(inputs)
         modes = self._modes()
         if modes not in self._examined:
             self._examined[modes] = self._examined_on_ranks(u, inputs)

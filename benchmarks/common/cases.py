@@ -6,10 +6,10 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
+from baselines import CompiledBlocks
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,9 +17,6 @@ import layerparallel as lp
 from layerparallel.recipes.base import channels_last
 from layerparallel.solvers.cycles import Solver
 from layerparallel.solvers.measure import Gradients
-
-BLOCK = 16
-"""Layers that are compiled as one function."""
 
 
 @dataclass(frozen=True)
@@ -149,36 +146,6 @@ class PlainChain(nn.ModuleList):
         return u
 
 
-@cache
-def compiled_block(h: float, activation: Callable[[Tensor], Tensor]) -> Any:
-    """Some layers as one compiled function of the state and their parameters."""
-
-    def block(u: Tensor, parameters: list[Tensor]) -> Tensor:
-        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-            z = functional.conv2d(u, weight, bias, padding=weight.shape[-1] // 2)
-            u = torch.add(u, activation(z), alpha=h)
-        return u
-
-    return torch.compile(block, dynamic=False)
-
-
-class CompiledBlocks(nn.Module):
-    """The serial network, `BLOCK` layers a block, every block the same compiled function."""
-
-    def __init__(self, serial: lp.SerialNetwork, h: float, activation: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.serial: Any = serial
-        self.block = compiled_block(h, activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        u = self.serial.opening(x)
-        layers: list[Any] = list(self.serial.body.children())
-        for first in range(0, len(layers), BLOCK):
-            some = layers[first : first + BLOCK]
-            u = self.block(u, [p for layer in some for p in (layer.weight, layer.bias)])
-        return self.serial.closing(u)
-
-
 class Gradient:
     """One gradient of the cross-entropy: calling it leaves it in the parameters."""
 
@@ -214,9 +181,7 @@ def on_one_process(rank: int, case: Case, how: str) -> Callable[[], None]:
     if how == "Serial()":
         return Gradient(net, x, y)
     serial: Any = case.plain()
-    return Gradient(
-        serial if how == "eager" else CompiledBlocks(serial, case.T / case.depth, torch.tanh), x, y
-    )
+    return Gradient(serial if how == "eager" else CompiledBlocks(serial), x, y)
 
 
 def exact_gradient(rank: int, case: Case) -> Gradient:

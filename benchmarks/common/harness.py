@@ -1,0 +1,34 @@
+"""What the commands of all benchmarks share: their parser, and rows as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def parser(file: str, description: str | None, rows: str = "rows") -> argparse.ArgumentParser:
+    """The parser of the benchmark whose run.py is `file`, with the flag --json."""
+    name = Path(file).parent.name
+    made = argparse.ArgumentParser(
+        prog=f"layerparallel bench {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--json", action="store_true", help=f"print {rows} as JSON")
+    return made
+
+
+def at_least_one(made: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> None:
+    """Refuses numbers below 1."""
+    for name in names:
+        if getattr(args, name) < 1:
+            made.error(f"--{name} {getattr(args, name)} is below 1: give at least 1")
+
+
+def print_json(found: Any) -> None:
+    """Rows on standard output."""
+    json.dump(found, sys.stdout, indent=1)
+    print()
