@@ -73,7 +73,7 @@ OPTIONS = [
     ),
     (["evaluate", "run", "--jsn"], "no option --jsn of `evaluate`: did you mean --json?"),
     (["predict", "level-sets", "--rank", "2"], "did you mean --ranks?"),
-    (["predict", "level-sets", "--lr", "2"], "did you mean --learning-rate?"),
+    (["predict", "level-sets", "--batch-size", "2"], "did you mean --batch?"),
     (["report", "run", "--out", "x"], "no option --out of `report`: did you mean --output?"),
     (["report", "run", "--show"], "did you mean --open?"),
     (["bench", "map", "--jsn"], "There is no option --jsn of `bench map`: did you mean --json?"),
