@@ -24,8 +24,11 @@ class UnknownNameError(InputError):
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-        remedy = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(known) or 'none'}."
+        plain = {each.lower(): each for each in reversed(known)}
+        near = difflib.get_close_matches(str(name).lower(), plain, n=1, cutoff=0.4)
+        remedy = (
+            f"did you mean {plain[near[0]]!r}?" if near else f"there is {', '.join(known) or 'none'}."
+        )
         super().__init__(f"There is no {what} {name!r}: {remedy}")
 
 

@@ -108,7 +108,7 @@ def test_the_package_alone_loads_none_of_what_the_command_line_needs():
     done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "torch" in loaded
-    assert not loaded & {"rich", "tyro", "matplotlib", "scipy", "PIL", "pooch", "sklearn", "requests"}
+    assert not loaded & {"rich", "matplotlib", "scipy", "PIL", "pooch", "sklearn", "requests"}
     assert not loaded & {"jinja2", "tensorboard"}
     assert not loaded & TRAINERS
     application = {"layerparallel.runs", "layerparallel.recipes", "layerparallel.report"}

@@ -1,4 +1,4 @@
-"""The problem on which layer-parallel training was published, trained as its authors train it.
+"""The published problem of layer-parallel training, as its authors train it.
 
 Level sets of `peaks`: 32 layers of width 8, T = 1, SmoothReLU, all 5000 samples as one batch, 130
 steps of L-BFGS with a memory of 10, regularisation 1e-7 / 1e-5 / 1e-7 (Tikhonov / smoothness

@@ -1,4 +1,4 @@
-"""Two stages on two processes against serial training on one: time of a training step, and memory.
+"""Two stages on two processes against serial training on one: time and memory.
 
     layerparallel bench auxiliary [--json] [--quick] [--depth 20] [--batch 128] [--filter pool:2]
 

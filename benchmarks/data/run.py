@@ -1,4 +1,4 @@
-"""What data cost: from CIFAR-10's files to the first training batch, and augmentation in a step.
+"""What data cost: from CIFAR-10's files to the first batch, and augmentation.
 
     layerparallel bench data [--json] [--threads N] [--rounds N]
 

@@ -1,4 +1,4 @@
-"""Multigrid cycles against depth: the residual's way down to 1e-9, for N = 64 ... 4096 layers.
+"""Multigrid cycles against depth: the residual's way to 1e-9, 64 to 4096 layers.
 
     layerparallel bench depth_independence [--json]
 

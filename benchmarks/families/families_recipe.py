@@ -18,6 +18,7 @@ from layerparallel.data.base import Dataset
 from layerparallel.group.team import Team
 from layerparallel.parareal import parareal_network
 from layerparallel.recipes.base import Base, part
+from layerparallel.recipes.options import Count
 from layerparallel.runs import Phase
 from layerparallel.staged import Staged
 from layerparallel.training.auxiliary import Auxiliary, AuxiliaryMethod
@@ -37,32 +38,32 @@ class Families(Base):
     """
 
     name: ClassVar[str] = "families"
-    counts: ClassVar[tuple[str, ...]] = ("ranks", "depth", "channels", "side", "interval", "levels")
+    data_set: ClassVar[str] = "cifar-10"
 
     method: Name = "serial"
     """Who trains it. Pipelines and data parallelism are exact: their numbers are those of "serial"."""
-    ranks: int = 2
+    ranks: Count = 2
     """Over which the method shares the network."""
-    interval: int = 16
+    interval: Count = 16
     """Layers in an interval of multigrid."""
-    levels: int = 2
+    levels: Count = 2
     """Of multigrid."""
     holders: Literal["every", "last"] = "every"
     """Ranks that have the coarse network of a parareal network."""
     form: Literal["Serial()", "eager"] = "eager"
     """Of serial training: the library's closed form of a layer, or the plain module."""
-    depth: int = Case.depth
+    depth: Count = Case.depth
     """Layers."""
-    channels: int = Case.channels
+    channels: Count = Case.channels
     """Of every state."""
-    side: int = Case.side
+    side: Count = Case.side
     """Of every state, in pixels; images have twice as many."""
     T: float = Case.T
     """Final time: the step size is T/N."""
     training: int | None = 10_000
     """Training images, drawn by the seed."""
     validation: int | None = None
-    """Test images; all if None."""
+    """Test images; all if not given."""
     batch: int = Case.batch
     """Images in a mini batch."""
     learning_rate: float = 5e-3

@@ -1,4 +1,4 @@
-"""One network and one data set, trained by each of the families, and by what there is besides.
+"""One network and one data set, trained by every family and by what else there is.
 
     layerparallel bench families [--json] [--quick]               # time, memory, bytes, predictions
     layerparallel bench families --commands --speed speed.json    # what trains the rows

@@ -1,4 +1,4 @@
-"""Ranks that fail at random moments: whether all others end, when, and with which words.
+"""Ranks that fail at random moments: whether and when all others end.
 
     layerparallel bench faults [--trials N] [--ranks P] [--json]
 

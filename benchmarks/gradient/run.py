@@ -1,4 +1,4 @@
-"""One gradient of a deep network: layer-parallel against the best ordinary serial PyTorch.
+"""One gradient of a deep network: layer-parallel against the best serial PyTorch.
 
     layerparallel bench gradient [--json] [--quick] [--case NAME ...] [--device cuda]
 

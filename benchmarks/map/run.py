@@ -1,4 +1,4 @@
-"""Where layer-parallel training stops winning: width x batch x depth, one gradient each.
+"""Where layer-parallel training stops winning: width x batch x depth.
 
     layerparallel bench map [--json] [--plot FILE] [--device cuda]
 

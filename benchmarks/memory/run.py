@@ -1,10 +1,11 @@
-"""Peak memory of one gradient: memory policies "store" and "recompute" beside ordinary autograd.
+"""Peak memory of one gradient, by memory policy, beside ordinary autograd.
 
     layerparallel bench memory [--json] [--ranks 1,2,4]
 
-Every row is a fresh process: the peak resident size (Linux, VmHWM) over the resident size before the
-first step, in MiB. With ``--ranks`` the rows are layer groups: what a rank has in memory in the middle
-of a training step (parameters, gradients, Adam's state, kept states), and how much of that 1 / P is.
+Policies are "store" and "recompute". Every row is a fresh process: the peak resident size (Linux,
+VmHWM) over the resident size before the first step, in MiB. With ``--ranks`` the rows are layer groups:
+what a rank has in memory in the middle of a training step (parameters, gradients, Adam's state, kept
+states), and how much of that 1 / P is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a message costs between two processes: latency and seconds per byte, measured by ping-pong.
+"""What a message costs between two processes: latency and seconds per byte.
 
     layerparallel bench network [--json]
 

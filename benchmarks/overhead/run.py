@@ -1,4 +1,4 @@
-"""Time outside the evaluation of steps: what the solver, autograd and Python add to the arithmetic.
+"""Time outside the steps: what the solver, autograd and Python add.
 
     layerparallel bench overhead [--json]
 

@@ -1,4 +1,4 @@
-"""Two subnetworks on two processes against the network on one: time of a training step, and bytes sent.
+"""Two subnetworks on two processes against the network on one: time and bytes.
 
     layerparallel bench parareal [--json] [--depth 110] [--width 8] [--batch 64] [--counts 3 6 12 18]
 

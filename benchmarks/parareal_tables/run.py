@@ -1,4 +1,4 @@
-"""Accuracy of parareal networks by their number of subnetworks, beside the networks they are made of.
+"""Accuracy of parareal networks by their number of subnetworks.
 
     layerparallel bench parareal_tables [--plan small|paper] [--json]
     layerparallel bench parareal_tables --commands [--seeds 3] [--device cuda] | sh   # trains the rows

@@ -1,4 +1,4 @@
-"""Multigrid on standard ResNets, h = 1: how few cycles do, for which coarse operator and which weights.
+"""Multigrid on standard ResNets, h = 1: how few cycles do, and on which weights.
 
     layerparallel bench resnet_cycles [--json] [--quick] [--families NAME ...] [--steps 200]
 

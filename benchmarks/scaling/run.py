@@ -1,4 +1,4 @@
-"""Scaling to 1024 ranks, predicted by a layer group in virtual time; and checked against real runs.
+"""Scaling to 1024 ranks, predicted in virtual time and checked against real runs.
 
     layerparallel bench scaling [--json] [--section NAME ...] [--ranks P ...] [--plots DIR]
 

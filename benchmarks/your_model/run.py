@@ -1,4 +1,4 @@
-"""Will it help my model? One gradient of seven kinds of model, beside what their users have now.
+"""Will it help my model? One gradient of seven kinds, beside what users have now.
 
     layerparallel bench your_model [--json] [--model NAME ...] [--plot FILE] [--rows FILE]
 

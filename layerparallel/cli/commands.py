@@ -4,22 +4,30 @@ Wrong input ends with one sentence on standard error and exit code 2; a programm
 traceback.
 """
 
+import ast
 import importlib.util
+import inspect
 import os
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
-import tyro
-
 import layerparallel
 
-from .. import recipes, report
+from .. import report
 from ..errors import InputError, UnknownNameError
-from .runs import Switch, evaluate, resume, train
+from .help import table
+from .named import listed
+from .options import Shown
+from .parsing import is_option, parse
+from .predict import predict
+from .runs import Evaluate, Resume, evaluate, resume, train
+from .scripts import one_sentence
+from .suggestions import nearest
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -37,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         if name not in COMMANDS:
-            raise UnknownNameError("command", name, COMMANDS)
+            raise _unknown(name)
         COMMANDS[name](rest)
     except InputError as error:
         print(f"layerparallel: {error}", file=sys.stderr)
@@ -50,25 +58,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _unknown(name: str) -> InputError:
+    """What to say to a command that there is not."""
+    meant = nearest(name, COMMANDS)
+    if meant is None:
+        return UnknownNameError("command", name, COMMANDS)
+    return InputError(f"There is no command {name!r}: did you mean {meant!r}?")
+
+
 def overview() -> str:
     """The help of the whole command line."""
-    rows = [
-        f"  layerparallel {name} {arguments}".ljust(44) + summary
-        for name, arguments, summary in (
-            ("train", "RECIPE [options]", "train a network; the options are those of the recipe"),
-            ("resume", "RUN", "go on with a run that was stopped or killed"),
-            ("evaluate", "RUN", "accuracy of its network, propagated serially and in parallel"),
-            ("predict", "RECIPE [options]", "how it would scale over many ranks of a cluster"),
-            ("report", "RUN [RUN ...]", "one HTML page about a run, or several compared"),
-            ("list", "", "the recipes there are"),
-            ("bench", "NAME [--json]", "measure against ordinary PyTorch on this machine"),
-        )
-    ]
+    rows = (
+        ("train", "RECIPE [options]", "train a network; the options are those of the recipe"),
+        ("resume", "RUN", "go on with a run that was stopped or killed"),
+        ("evaluate", "RUN", "accuracy of its network, propagated serially and in parallel"),
+        ("predict", "RECIPE [options]", "how it would scale over many ranks of a cluster"),
+        ("report", "RUN [RUN ...]", "one HTML page about a run, or several compared"),
+        ("list", "", "the recipes there are, and what data each needs"),
+        ("bench", "NAME [options]", "measure against ordinary PyTorch on this machine"),
+    )
     return "\n".join(
         [
             "Train deep residual networks layer-parallel.",
             "",
-            *rows,
+            table((f"  layerparallel {name} {arguments}", told) for name, arguments, told in rows),
             "",
             "Each takes --help. On P processes that share a network's depth:",
             "  torchrun --nproc-per-node P -m layerparallel train RECIPE --layer-ranks P",
@@ -76,28 +89,23 @@ def overview() -> str:
     )
 
 
-# ---- report, list, predict, bench -----------------------------------------------------------------
+# ---- report, list, bench --------------------------------------------------------------------------
 
 
-Output = Annotated[
-    Path | None,
-    tyro.conf.arg(metavar="FILE", help="The page; RUN/report.html, of several runs ./report.html."),
-]
-Open = Annotated[Switch, tyro.conf.arg(name="open", help="Show the page in a browser.")]
-
-
-def report_(
-    runs: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="RUN [RUN ...]", help="Run folders, ended or not."),
-    ] = (),
-    output: Output = None,
-    open_: Open = False,
-) -> None:
+@dataclass(frozen=True)
+class Report:
     """One HTML page, of one file, about a run or about several compared."""
-    if not runs:
-        raise InputError("`report` takes run folders: give the one that `layerparallel train` named.")
+
+    runs: Annotated[tuple[Path, ...], Shown("RUN [RUN ...]", positional=True)]
+    """Run folders, ended or not."""
+    output: Annotated[Path | None, Shown("FILE")] = None
+    """The page; RUN/report.html if not given, of several runs ./report.html."""
+    open_: bool = False
+    """Show the page in a browser."""
+
+
+def report_(runs: tuple[Path, ...], output: Path | None, open_: bool) -> None:
+    """See `Report`."""
     alone = runs[0] / report.PAGE if len(runs) == 1 else Path(report.PAGE)
     page = report.write(runs, output or alone)
     print(page)
@@ -105,17 +113,14 @@ def report_(
         raise InputError(f"No browser was found: open {page} in one yourself.")
 
 
-def predict(arguments: list[str]) -> None:
-    """`predict RECIPE [options]`: see `layerparallel.predict`."""
-    from ..predict import command
-
-    command.predict(arguments)
+@dataclass(frozen=True)
+class List:
+    """The recipes there are, what data each needs, and what it trains."""
 
 
 def list_() -> None:
-    """The recipes there are."""
-    for name in recipes.names():
-        print(f"{name:<14} {(recipes.get(name).__doc__ or '').partition(chr(10))[0]}")
+    """See `List`."""
+    print(listed())
 
 
 def benchmarks() -> dict[str, Path]:
@@ -131,15 +136,24 @@ def benchmarks() -> dict[str, Path]:
 def bench(arguments: list[str]) -> None:
     """`bench NAME [options]`: what follows the name goes to the benchmark."""
     known = benchmarks()
-    names = ", ".join(known) or "none"
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: layerparallel bench NAME [--json]\n\nNAME is one of: {names}")
-        return
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError(f"`bench` takes the name of a benchmark first: there is {names}.")
-    if arguments[0] not in known:
+    if not arguments or arguments[0] in ("list", "-h", "--help"):
+        print("usage: layerparallel bench NAME [options]\n")
+        print(table((name, first_line(path)) for name, path in known.items()))
+        print("\nThe options of one: layerparallel bench NAME --help")
+    elif is_option(arguments[0]):
+        raise InputError(
+            "`bench` takes a benchmark's name first: `layerparallel bench list` lists them."
+        )
+    elif arguments[0] not in known:
         raise UnknownNameError("benchmark", arguments[0], known)
-    _load(known[arguments[0]]).main(arguments[1:])
+    else:
+        with one_sentence():
+            _load(known[arguments[0]]).main(arguments[1:])
+
+
+def first_line(path: Path) -> str:
+    """Of a file's docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
 
 
 def _load(path: Path) -> ModuleType:
@@ -154,17 +168,22 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def _typed(name: str, function: Callable[..., None]) -> Callable[[list[str]], None]:
-    """A function whose annotations say what its flags are, as a command."""
-    return lambda rest: tyro.cli(function, args=rest, prog=f"layerparallel {name}")
+def _typed(name: str, kind: type, function: Callable[..., None]) -> Callable[[list[str]], None]:
+    """A function of a dataclass's fields as a command whose options they are."""
+
+    def command(arguments: list[str]) -> None:
+        (chosen,) = parse(name, inspect.getdoc(kind) or "", arguments, kind)
+        function(**vars(chosen))
+
+    return command
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
-    "resume": _typed("resume", resume),
-    "evaluate": _typed("evaluate", evaluate),
+    "resume": _typed("resume", Resume, resume),
+    "evaluate": _typed("evaluate", Evaluate, evaluate),
     "predict": predict,
-    "report": _typed("report", report_),
-    "list": _typed("list", list_),
+    "report": _typed("report", Report, report_),
+    "list": _typed("list", List, list_),
     "bench": bench,
 }

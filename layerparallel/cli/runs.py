@@ -10,13 +10,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
-import tyro
 
 from .. import recipes, report, runs
-from ..errors import InputError, UnknownNameError
+from ..errors import InputError
 from ..group.team import Team
 from ..runs import Run, board, checkpoint, progress, record
 from ..runs.board import Board
@@ -25,20 +24,15 @@ from ..runs.evaluate import figures, told, validation
 from ..runs.files import write_atomically
 from ..runs.interruption import SAVED
 from ..runs.progress import Display, Silent
+from .named import named_recipe
+from .options import Shown
+from .parsing import parse
 
 LAUNCH = ".launch"
 """In a run folder: which torchrun has begun the run."""
 
-Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="Run folder.")]
-Switch = tyro.conf.FlagCreatePairsOff[bool]
-LayerRanks = Annotated[
-    int | None,
-    tyro.conf.arg(
-        metavar="P",
-        help="Under torchrun: processes that share the network's depth; all of them if not given. More "
-        "processes are data-parallel to these.",
-    ),
-]
+Folder = Annotated[Path, Shown("RUN", positional=True)]
+LayerRanks = Annotated[int | None, Shown("P")]
 
 
 # ---- the processes ------------------------------------------------------------------------------
@@ -109,73 +103,63 @@ def display() -> Display:
 # ---- train --------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """What `train` takes beside the recipe's options."""
+
+    sections: ClassVar[dict[str, str]] = {"run": "Run"}
+
+    run: Annotated[Path | None, Shown("DIR", alias="--run-folder")] = None
+    """Run folder; runs/RECIPE-DATE if not given. torchrun takes --run for its own: --run-folder."""
+    tensorboard: bool = False
+    """Write TensorBoard logs to RUN/tensorboard, too."""
+    layer_ranks: LayerRanks = None
+    """Under torchrun: processes that share the network's depth; all of them if not given. More
+    processes are data-parallel to these."""
+
+
+def chosen_by(arguments: list[str]) -> tuple[Train, Any]:
+    """What is typed behind `train`: the recipe with its options, and what there is beside them.
+
+    Raises:
+        InputError: something typed is no option, or no value of its option.
+    """
+    recipe, about, flags = named_recipe("train", arguments)
+    chosen, options = parse(f"train {recipe.name}", about, flags, Train, recipe)
+    return chosen, options
+
+
 def train(arguments: list[str]) -> None:
     """`train RECIPE [--run DIR] [--layer-ranks P] [options]`: every option of the recipe is a flag."""
-    names = ", ".join(recipes.names())
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: layerparallel train RECIPE [options]\n\nRECIPE is one of: {names}")
-        return
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError(f"`train` takes the name of a recipe first: there is {names}.")
-    name, flags = arguments[0], arguments[1:]
-    recipe = recipes.get(name)
-    known = [each.name.replace("_", "-") for each in dataclasses.fields(recipe)]
-    known += ["run", "run-folder", "tensorboard", "layer-ranks"]
-    for flag in flags:
-        option = flag.partition("=")[0].removeprefix("--").replace("_", "-")
-        if flag.startswith("--") and not {option, option.removeprefix("no-")} & {*known, "help"}:
-            raise UnknownNameError(f"option of {name}", option, known)
-    chosen = _parsed(name, recipe, flags)
-    with ranks(chosen.layer_ranks, chosen.recipe.device) as team:
-        run = built(chosen.recipe, team)
+    chosen, options = chosen_by(arguments)
+    with ranks(chosen.layer_ranks, options.device) as team:
+        if chosen.run and not _restarted():  # this, too, before data are read
+            record.check_new(chosen.run)
         if chosen.tensorboard:
-            board.summary_writer()  # before there is a folder
-        folder, resumes = team.once(lambda: _folder(name, chosen))
+            board.summary_writer()
+        run = built(options, team)
+        folder, resumes = team.once(lambda: _folder(options.name, chosen))
         shown = display()
         shown.say(f"run folder {folder}")
         if resumes:
             shown.say("torchrun has started it again: it goes on from its last checkpoint")
-        network = _done(run, folder, shown, resumes, chosen.tensorboard)
-    _finish(chosen.recipe, run, folder, shown, network)
+        try:
+            network = _done(run, folder, shown, resumes, chosen.tensorboard)
+        except InputError:  # by the method's own checks
+            if is_first():
+                record.discard_unbegun(folder)
+            raise
+    _finish(options, run, folder, shown, network)
 
 
-@dataclasses.dataclass(frozen=True)
-class Chosen:
-    """What the flags of `train` say."""
-
-    recipe: Any
-    run: Path | None
-    tensorboard: bool
-    layer_ranks: int | None
-
-
-def _parsed(name: str, recipe: Any, flags: list[str]) -> Chosen:
-    help_ = f"Run folder; runs/{name}-DATE if not given. torchrun takes --run for its own: --run-folder."
-    directory = tyro.conf.arg(metavar="DIR", help=help_, aliases=("--run-folder",))
-    logs = "Write TensorBoard logs to RUN/tensorboard, too."
-    group = name.replace("-", "_")
-    kind = dataclasses.make_dataclass(
-        "Train",
-        [
-            (group, tyro.conf.OmitArgPrefixes[recipe]),
-            ("run", Annotated[Path | None, directory], None),
-            ("tensorboard", Annotated[Switch, tyro.conf.arg(help=logs)], False),
-            ("layer_ranks", LayerRanks, None),
-        ],
-    )
-    program, about = f"layerparallel train {name}", (recipe.__doc__ or "").partition("\n")[0]
-    chosen: Any = tyro.cli(kind, args=flags, prog=program, description=about)
-    return Chosen(getattr(chosen, group), chosen.run, chosen.tensorboard, chosen.layer_ranks)
-
-
-def _folder(name: str, chosen: Chosen) -> tuple[Path, bool]:
+def _folder(name: str, chosen: Train) -> tuple[Path, bool]:
     """The run folder, new; or that of the same run before torchrun started its processes again.
 
     Returns:
         And whether there is something to go on with.
     """
     launch = _launch()
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+    if _restarted():
         for folder in (
             [chosen.run] if chosen.run else sorted(Path("runs").glob(f"{name}-*"), reverse=True)
         ):
@@ -185,6 +169,11 @@ def _folder(name: str, chosen: Chosen) -> tuple[Path, bool]:
     if launch:
         write_atomically(folder / LAUNCH, launch.encode())
     return folder, False
+
+
+def _restarted() -> bool:
+    """Whether torchrun has started this process again."""
+    return bool(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
 
 
 def _launch() -> str:
@@ -237,8 +226,18 @@ def _draw(run: Run, folder: Path, network: Any) -> None:
 # ---- resume and evaluate ------------------------------------------------------------------------
 
 
-def resume(run: Folder, layer_ranks: LayerRanks = None) -> None:
+@dataclasses.dataclass(frozen=True)
+class Resume:
     """Go on with a run from its last whole checkpoint, on any number of ranks."""
+
+    run: Folder
+    """Run folder."""
+    layer_ranks: LayerRanks = None
+    """Under torchrun: processes that share the network's depth; all of them if not given."""
+
+
+def resume(run: Path, layer_ranks: int | None) -> None:
+    """See `Resume`."""
     options, shown = _recorded(run), display()
     if record.read_summary(run) is not None:
         if is_first():
@@ -268,12 +267,20 @@ def trained(run: Run, folder: Path) -> Any:
     return runs.restore(run, found).network
 
 
-def evaluate(
-    run: Folder,
-    layer_ranks: LayerRanks = None,
-    json_: Annotated[Switch, tyro.conf.arg(name="json")] = False,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
     """Loss and accuracy of the last checkpoint's network, propagated serially and in parallel."""
+
+    run: Folder
+    """Run folder."""
+    json_: bool = False
+    """Print one JSON object."""
+    layer_ranks: LayerRanks = None
+    """Under torchrun: processes that share the network's depth; all of them if not given."""
+
+
+def evaluate(run: Path, json_: bool, layer_ranks: int | None) -> None:
+    """See `Evaluate`."""
     options = _recorded(run)
     with ranks(layer_ranks, options.device) as team:
         plan = built(options, team)

@@ -42,7 +42,7 @@ def folder(
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise InputError(f"{root} is no folder: give one with images in it.")
+        raise InputError(f"{root.absolute()} is no folder: give one with images in it.")
     if not 0 < share < 1:
         raise InputError(f"share = {share} leaves nothing on one side: give a number between 0 and 1.")
     if size is not None and size < 1:

@@ -38,6 +38,8 @@ TRUTH = File(
     ("65c4687a8ab04f6da4789799bc3bc4f6e88bccac3ed6a2e6ae367e5e6b9e429c",),
     ADDRESS + "c/c4/Indian_pines_gt.mat",
 )
+LABELLED = 10_249
+"""Pixels of the scene that have a class."""
 COVER = (
     "alfalfa",
     "corn, no till",
@@ -106,6 +108,11 @@ def indian_pines(
         raise InputError(f"bands = {bands} is not one of the files there are: give 200 or 220.")
     if split not in ("pixels", "regions"):
         raise InputError(f"split = {split!r} is unknown: give 'pixels' or 'regions'.")
+    if training + validation > LABELLED:
+        raise InputError(
+            f"{training} training and {validation} validation pixels are more than the {LABELLED} that "
+            "are labelled: give fewer."
+        )
     truth = _matrix(read(SOURCE, TRUTH), TRUTH.name, 2).astype(np.int64) - 1
     cube = _matrix(read(SOURCE, CUBES[bands]), CUBES[bands].name, 3)
     if cube.shape != (*truth.shape, bands):

@@ -1,22 +1,23 @@
 """What all recipes share: the options of a run, and the run they make."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from ..data.augment import Preparation
 from ..data.base import Dataset
+from ..data.sets import About, about
 from ..errors import InputError
 from ..group.team import Team
 from ..runs import Phase, Run
 from ..runs.evaluate import CLASSIFICATION, Task
 from ..training.base import Method
+from .options import Bound, Count, NotNegative, Positive, check_bounds
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -30,29 +31,37 @@ class Base(ABC):
 
     name: ClassVar[str]
     """What the command line calls the recipe."""
-    counts: ClassVar[tuple[str, ...]] = ()
-    """Options of its own that are at least 1."""
+    data_set: ClassVar[str]
+    """What `data.load` calls its samples."""
+    sections: ClassVar[dict[str, str]] = {"epochs": "Training", "training": "Data", "seed": "Run"}
+    """In the help an option named here begins a section, or goes on with one; the options below it in
+    its class belong to it, too."""
 
-    epochs: int = 10
+    epochs: Count = 10
     """Epochs."""
-    batch: int = 128
+    batch: Count = 128
     """Samples in a mini batch."""
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     """Learning rate at the start."""
-    seed: int = 0
+    training: Count | None = None
+    """Training samples, drawn by the seed; all if not given."""
+    validation: Count | None = None
+    """Validation samples, drawn by the seed; all if not given. Of a published set with a test part they
+    are its test samples."""
+    seed: Annotated[int, Bound(least=0, most=2**32 - 1)] = 0
     """Seed of the data, the initial weights and the order of the mini batches."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of all states and parameters."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to train; cuda has a GPU for every process."""
-    threads: int = 1
+    threads: Annotated[int, Bound(least=1, most=1024)] = 1
     """Threads that PyTorch may use."""
-    serial_epochs: int = 0
+    serial_epochs: Annotated[int, Bound(least=0)] = 0
     """Epochs for which the same network is then trained serially, to measure the ratio; on several
     ranks none."""
-    evaluate_every: int = 1
+    evaluate_every: Count = 1
     """Epochs between two evaluations."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: NotNegative = 60.0
     """Seconds from one checkpoint to the next, which is what a kill loses at most; longer where writing
     one takes over a twentieth of that. 0 writes one after every step."""
 
@@ -70,8 +79,7 @@ class Base(ABC):
     def phases(self, data: Dataset, team: Team) -> tuple[Phase, ...]:
         """What is trained one after the other, by these processes.
 
-        Raises:
-            ValueError: no such network can be made, or these processes cannot train it so.
+        What cannot be made, or trained by them, `fits` has refused.
         """
 
     @abstractmethod
@@ -101,6 +109,7 @@ class Base(ABC):
         """
         team = team or Team()
         self.check()
+        self.fits(team)
         stored = self.load()
         data = stored.to(self.place) if self.device != "cpu" else stored
         return Run(
@@ -122,19 +131,39 @@ class Base(ABC):
         )
 
     def check(self) -> None:
-        """Raises ValueError, one sentence, where an option is out of its bounds."""
-        bounded(
-            self,
-            at_least_one=(
-                "epochs",
-                "batch",
-                "threads",
-                "evaluate_every",
-                *self.counts,
-            ),
-            positive=("learning_rate",),
-            at_least_zero=("serial_epochs", "checkpoint_seconds"),
-        )
+        """Raises ValueError where an option is out of its bounds; reads and makes nothing."""
+        check_bounds(self)
+        known = self.known
+        for half, most in (("training", known.training), ("validation", known.validation)):
+            if most is not None and (getattr(self, half) or 0) > most:
+                raise ValueError(f"{half} = {getattr(self, half)} is out of bounds: give 1 to {most}.")
+
+    def fits(self, team: Team) -> None:
+        """What else can be refused before the data are read.
+
+        Raises:
+            ValueError: no such network can be made.
+            InputError: these processes cannot train it so, or there is no such device.
+        """
+        self.place  # noqa: B018  raises
+
+    @property
+    def known(self) -> About:
+        """What is known of the samples before they are read."""
+        return about(self.data_set)
+
+    @classmethod
+    def needs(cls) -> str:
+        """In a few words, what data it needs."""
+        known = cls().known
+        return f"downloads {known.megabytes} MB" if known.comes == "downloaded" else known.comes
+
+    @classmethod
+    def remarks(cls) -> dict[str, str]:
+        """Of options whose bounds come from elsewhere, what these are by default."""
+        known = cls().known
+        halves = {"training": known.training, "validation": known.validation}
+        return {half: f"there are {most}" for half, most in halves.items() if most is not None}
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -156,24 +185,10 @@ class Base(ABC):
         self.picture(data, network.cpu(), folder)
 
 
-def bounded(
-    options: Base,
-    at_least_one: tuple[str, ...] = (),
-    positive: tuple[str, ...] = (),
-    at_least_zero: tuple[str, ...] = (),
-) -> None:
-    """Raises ValueError, one sentence, where one of these options is out of its bounds."""
-    for name in at_least_one:
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name} = {getattr(options, name)} is below 1: give at least 1.")
-    for name in positive:
-        if not 0 < getattr(options, name) < math.inf:
-            raise ValueError(f"{name} = {getattr(options, name)} is not a positive number: give one.")
-    for name in at_least_zero:
-        if not 0 <= getattr(options, name) < math.inf:
-            raise ValueError(
-                f"{name} = {getattr(options, name)} is not a number of at least 0: give one."
-            )
+def black(shape: tuple[int, ...], classes: int) -> Dataset:
+    """One black image of this shape in each half, of so many classes."""
+    image, label = torch.zeros((1, *shape), dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    return Dataset("black", image, label, image, label, tuple(map(str, range(classes))))
 
 
 def part(whole: Dataset, training: int | None, validation: int | None, seed: int) -> Dataset:

@@ -29,6 +29,13 @@ class Recipe(Protocol):
     """The options of a recipe; every one has a default."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    name: ClassVar[str]
+    """What the command line calls it."""
+
+    @classmethod
+    def needs(cls) -> str:
+        """In a few words, what data it needs."""
+        ...
 
     def build(self) -> Run:
         """The run with these options; raises ValueError where they cannot be."""

@@ -4,13 +4,14 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from ..data.augment import Preparation
 from ..data.base import Dataset
+from ..errors import InputError
 from ..group.team import Team
 from ..network.chain import chain
 from ..network.distribution import distribute
@@ -22,7 +23,8 @@ from ..training.adaptive import Adaptive
 from ..training.backprop import Backprop
 from ..training.base import Method
 from ..training.objective import Objective
-from .base import Base, bounded
+from .base import Base
+from .options import Bound, Count, NotNegative, Positive, Several
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,17 @@ class Common(Base):
     and which picture; it overrides what defaults do not suit it.
     """
 
-    depth: int = 1024
+    sections: ClassVar[dict[str, str]] = {
+        "depth": "Network",
+        "smoothness": "Training",
+        "solver": "Solver",
+        "adaptive": "Adaptive solver",
+        "refine": "Nested iteration",
+    }
+
+    depth: Count = 1024
     """Layers N."""
-    T: float = 5.0
+    T: Positive = 5.0
     """Final time: the step size is T/N."""
     activation: Literal["tanh", "relu", "smoothrelu", "gelu"] = "tanh"
     """Activation of every layer."""
@@ -43,39 +53,39 @@ class Common(Base):
     """Epochs with the network of full depth."""
     learning_rate: float = 1e-2
     """Peak of the one-cycle learning rate."""
-    smoothness: float = 0.0
+    smoothness: NotNegative = 0.0
     """Weight, in the objective, of the smoothness of the weights in depth; 0 leaves it out."""
     solver: Literal["mgrit", "serial"] = "mgrit"
     """How training propagates; evaluation is serial, and at the end parallel, too."""
-    levels: int = 2
+    levels: Annotated[int, Bound(least=2)] = 2
     """Levels of the multigrid hierarchy."""
-    coarsening: int | tuple[int, ...] | None = None
-    """Steps in an interval; one for all levels, or one from each level to the next; None for what fits
+    coarsening: Several[Annotated[int, Bound(least=2)]] | None = None
+    """Steps in an interval; one for all levels, or one from each level to the next; none for what fits
     the depth: on two levels 8 from 64 layers on, 16 from 256, 32 from 1,024."""
-    smallest: int = 1
+    smallest: Count = 1
     """Fewest steps of the coarsest level."""
-    relaxation: int | tuple[int, ...] = 0
+    relaxation: Several[Annotated[int, Bound(least=0)]] = 0
     """CF-sweeps after the F-sweep, for all levels or for each: 0 is F-relaxation, 1 is FCF."""
     cycle: Literal["V", "F", "W"] = "V"
     """Kind of cycle."""
-    forward_cycles: int | None = None
-    """Cycles of every forward solve; None for 1, and 2 on fewer layers than the recipe's own."""
-    adjoint_cycles: int | None = None
-    """Cycles of every adjoint solve; None for 1, and 2 on fewer layers than the recipe's own."""
+    forward_cycles: Count | None = None
+    """Cycles of every forward solve; none for 1, and 2 on fewer layers than the recipe's own."""
+    adjoint_cycles: Count | None = None
+    """Cycles of every adjoint solve; none for 1, and 2 on fewer layers than the recipe's own."""
     coarse: Literal["inject", "mean_parameters", "mean_residual", "picard"] = "picard"
     """How a coarse step stands for the steps of its interval."""
-    samples: int | None = 8
-    """Groups of layers in a coarse step of mean_residual or picard; one a layer if None."""
+    samples: Count | None = 8
+    """Groups of layers in a coarse step of mean_residual or picard; none for one a layer."""
     adaptive: bool = False
     """Compare the gradient with the exact one every so often, and raise or lower the cycles by it."""
-    adaptive_every: int = 200
+    adaptive_every: Count = 200
     """Mini batches from one comparison to the next."""
-    adaptive_target: float = 0.05
+    adaptive_target: Positive = 0.05
     """Relative error of the gradient that is wanted then."""
-    refine: tuple[int, ...] = ()
+    refine: tuple[Count, ...] = ()
     """Nested iteration: depths to train first, each a divisor of the next and the last of depth;
     every network begins with the interpolated parameters of the one before."""
-    refine_epochs: int = 20
+    refine_epochs: Count = 20
     """Epochs with each of those networks."""
     serial_epochs: int = 3
     """Epochs for which the same network is then trained serially, to measure the ratio; on several
@@ -92,11 +102,6 @@ class Common(Base):
         return Preparation(dtype=self.torch_dtype)
 
     def phases(self, data: Dataset, team: Team) -> tuple[Phase, ...]:
-        if self.adaptive and not team.data.alone:
-            raise ValueError(
-                f"adaptive compares gradients of whole mini batches, of which {team.data.size} "
-                "data-parallel ranks have a part each: use as many layer ranks as processes."
-            )
         depths = (*self.refine, self.depth)
         epochs = (*(self.refine_epochs for _ in self.refine), self.epochs)
         return tuple(
@@ -106,21 +111,23 @@ class Common(Base):
 
     def check(self) -> None:
         super().check()
-        bounded(
-            self,
-            at_least_one=("depth", "refine_epochs", "adaptive_every"),
-            positive=("T", "adaptive_target"),
-            at_least_zero=("smoothness",),
-        )
         if self.adaptive and self.solver == "serial":
             raise ValueError("adaptive chooses cycles and the serial solver has none: leave one out.")
         for shallow, deep in pairwise((*self.refine, self.depth)):
-            if shallow < 1 or deep <= shallow or deep % shallow:
+            if deep <= shallow or deep % shallow:
                 raise ValueError(
                     f"Depth {shallow} of refine cannot be refined to {deep}: give a proper divisor."
                 )
         for depth in (*self.refine, self.depth):
             self._solver(depth).check(depth)
+
+    def fits(self, team: Team) -> None:
+        super().fits(team)
+        if self.adaptive and not team.data.alone:
+            raise InputError(
+                f"adaptive compares gradients of whole mini batches, of which {team.data.size} "
+                "data-parallel ranks have a part each: use as many layer ranks as processes."
+            )
 
     def _solver(self, depth: int) -> MGRIT | Serial:
         """That of a network of so many layers."""

@@ -13,23 +13,25 @@ from ..runs.evaluate import logits
 from ..steps.layers import Dense
 from . import pictures
 from .common import Common
+from .options import Count
 
 
 @dataclass(frozen=True)
 class IndianPines(Common):
-    """Land cover of a hyperspectral image, pixel by pixel, in 16 classes.
+    """Land cover of a hyperspectral image, pixel by pixel.
 
-    The second experiment of Günther et al., SIAM J. Math. Data Sci. 2(1), 2020, whose state has the
-    220 bands of the instrument. Pixels that touch are nearly copies of each other: `--split regions`
-    is the honest figure.
+    There are 16 classes. It is the second experiment of Günther et al., SIAM J. Math. Data Sci. 2(1),
+    2020, whose state has the 220 bands of the instrument. Pixels that touch are nearly copies of each
+    other: `--split regions` is the honest figure.
     """
 
     name: ClassVar[str] = "indian-pines"
-    counts: ClassVar[tuple[str, ...]] = ("width",)
+    data_set: ClassVar[str] = "indian-pines"
+    sections: ClassVar[dict[str, str]] = {"width": "Network", "split": "Data"}
 
     depth: int = 512
     """Layers N."""
-    width: int = 220
+    width: Count = 220
     """Features of the state."""
     split: Literal["pixels", "regions"] = "pixels"
     """Validation pixels drawn from all that are labelled, or from fields of their own."""
@@ -45,12 +47,12 @@ class IndianPines(Common):
     """Pixels in a mini batch."""
     learning_rate: float = 3e-3
     """Peak of the one-cycle learning rate."""
-    forward_cycles: int | None = 2
+    forward_cycles: Count | None = 2
     """Cycles of every forward solve."""
-    adjoint_cycles: int | None = 2
+    adjoint_cycles: Count | None = 2
     """Cycles of every adjoint solve."""
     samples: int | None = 2
-    """Groups of layers in a coarse step of mean_residual or picard; one a layer if None."""
+    """Groups of layers in a coarse step of mean_residual or picard; none for one a layer."""
     serial_epochs: int = 1
     """Epochs for which the same network is then trained serially, to measure the ratio."""
     evaluate_every: int = 2

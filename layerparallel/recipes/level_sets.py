@@ -11,6 +11,7 @@ from ..data.base import Dataset
 from ..runs.evaluate import logits
 from ..steps.layers import Dense
 from .common import Common
+from .options import Count
 
 PICTURE_CELLS = 300
 PICTURE_POINTS = 500
@@ -18,16 +19,18 @@ PICTURE_POINTS = 500
 
 @dataclass(frozen=True)
 class LevelSets(Common):
-    """Class points of the square [-3, 3]² by the height of MATLAB's `peaks`, in five classes.
+    """Points of a square, by the height of MATLAB's `peaks`.
 
-    A residual network `u[n+1] = u[n] + T/N act(W_n u[n] + b_n)` of Günther et al., SIAM J. Math.
-    Data Sci. 2(1), 2020; Adam with a one-cycle learning rate.
+    The square is [-3, 3]², and there are five classes. A residual network
+    `u[n+1] = u[n] + T/N act(W_n u[n] + b_n)` of Günther et al., SIAM J. Math. Data Sci. 2(1), 2020;
+    Adam with a one-cycle learning rate.
     """
 
     name: ClassVar[str] = "level-sets"
-    counts: ClassVar[tuple[str, ...]] = ("width",)
+    data_set: ClassVar[str] = "level-sets"
+    sections: ClassVar[dict[str, str]] = {"width": "Network"}
 
-    width: int = 8
+    width: Count = 8
     """Features of the state."""
     epochs: int = 150
     """Epochs with the network of full depth."""

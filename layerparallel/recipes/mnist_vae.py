@@ -15,7 +15,7 @@ from ..models.vae import Reconstruction, Variational, resnet_vae, vae_loss
 from ..network.network import Network
 from ..runs.evaluate import Task
 from . import pictures
-from .base import bounded
+from .options import Count, NotNegative
 from .stages import Stages
 
 COLUMNS = 16
@@ -34,27 +34,27 @@ def squared_error(output: Reconstruction, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MnistVae(Stages):
-    """MNIST drawn anew by a variational autoencoder whose stages train at once.
+    """MNIST drawn anew by a variational autoencoder.
 
-    Its encoder is a ResNet, as in Sun et al. 2021, who train ResNet-110 with K = 3, beta = 10 and Adam.
-    The loss is the reconstruction error and the divergence of q(z | x) from N(0, 1), summed over an
-    image; that of test images takes the mean of q for z. Nothing is augmented.
+    Its stages train at once, from auxiliary variables. Its encoder is a ResNet, as in Sun et al. 2021,
+    who train ResNet-110 with K = 3, beta = 10 and Adam. The loss is the reconstruction error and the
+    divergence of q(z | x) from N(0, 1), summed over an image; that of test images takes the mean of q
+    for z. Nothing is augmented.
     """
 
     name: ClassVar[str] = "mnist-vae"
     data_set: ClassVar[str] = "mnist"
-    shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
-    counts: ClassVar[tuple[str, ...]] = ("width", "latent")
+    sections: ClassVar[dict[str, str]] = {"depth": "Network", "error": "Training"}
 
-    depth: int = 20
-    """Layers with weights of the encoder, 6 n + 2."""
-    width: int = 16
+    depth: Count = 20
+    """Layers with weights of the encoder, 6 n + 2; n is 2 or more."""
+    width: Count = 16
     """Channels behind the first convolution."""
-    latent: int = 20
+    latent: Count = 20
     """Entries of z."""
     error: Literal["bce", "mse"] = "bce"
     """Reconstruction error: cross entropy of the pixels, or their squared distance."""
-    divergence: float = 1.0
+    divergence: NotNegative = 1.0
     """Weight of the divergence."""
     stages: int = 3
     """Stages K, of about the same cost."""
@@ -64,10 +64,6 @@ class MnistVae(Stages):
     """Weight of the constraints' violation; the loss it stands beside is of a hundred or so."""
     learning_rate: float = 1e-2
     """Learning rate of Adam at the start."""
-
-    def check(self) -> None:
-        super().check()
-        bounded(self, at_least_zero=("divergence",))
 
     def prepare(self, data: Dataset) -> Preparation:
         """Grey values in [0, 1]."""

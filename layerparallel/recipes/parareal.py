@@ -1,6 +1,6 @@
 """Parareal neural networks on the published images, and on a folder of images such as ImageNet's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -8,13 +8,16 @@ from .. import data as data_sets
 from ..data.augment import Augmentation
 from ..data.base import Dataset
 from ..errors import InputError
-from .base import part
+from ..group.team import Team
+from ..runs import Phase
+from .base import black, part
+from .options import Count
 from .parareal_network import Subnetworks
 
 
 @dataclass(frozen=True)
 class Cifar10Parareal(Subnetworks):
-    """CIFAR-10 by parallel subnetworks that a coarse network joins."""
+    """CIFAR-10 by subnetworks and a coarse network."""
 
     name: ClassVar[str] = "cifar10-parareal"
     data_set: ClassVar[str] = "cifar-10"
@@ -22,7 +25,7 @@ class Cifar10Parareal(Subnetworks):
 
 @dataclass(frozen=True)
 class Cifar100Parareal(Subnetworks):
-    """CIFAR-100 by parallel subnetworks that a coarse network joins."""
+    """CIFAR-100 by subnetworks and a coarse network."""
 
     name: ClassVar[str] = "cifar100-parareal"
     data_set: ClassVar[str] = "cifar-100"
@@ -30,7 +33,7 @@ class Cifar100Parareal(Subnetworks):
 
 @dataclass(frozen=True)
 class SvhnParareal(Subnetworks):
-    """House numbers by parallel subnetworks that a coarse network joins."""
+    """House numbers by subnetworks and a coarse network."""
 
     name: ClassVar[str] = "svhn-parareal"
     data_set: ClassVar[str] = "svhn"
@@ -39,7 +42,7 @@ class SvhnParareal(Subnetworks):
 
 @dataclass(frozen=True)
 class MnistParareal(Subnetworks):
-    """MNIST by parallel subnetworks that a coarse network joins."""
+    """MNIST by subnetworks and a coarse network."""
 
     name: ClassVar[str] = "mnist-parareal"
     data_set: ClassVar[str] = "mnist"
@@ -51,28 +54,48 @@ class MnistParareal(Subnetworks):
 
 @dataclass(frozen=True)
 class ImagenetParareal(Subnetworks):
-    """ImageNet, or any folder of images, by parallel subnetworks that a coarse network joins.
+    """ImageNet, or any folder of images, by subnetworks.
 
-    All images are in memory, 3 side^2 bytes each: 16 GB for the 1.28 million of ImageNet with a side of
-    64 pixels.
+    A coarse network joins them. All images are in memory, 3 side^2 bytes each: 16 GB for the 1.28
+    million of ImageNet with a side of 64 pixels.
     """
 
     name: ClassVar[str] = "imagenet-parareal"
-    counts: ClassVar[tuple[str, ...]] = (*Subnetworks.counts, "side")
+    data_set: ClassVar[str] = "folder"
+    sections: ClassVar[dict[str, str]] = {"images": "Data"}
 
     images: Path | None = None
-    """Folder with train/ and val/, in which every class has a folder of image files; see
-    layerparallel.data.folder."""
-    side: int = 64
+    """Folder with train/ and val/, in which every class has a folder of image files."""
+    side: Count = 64
     """Pixels to which images are scaled, high and wide."""
     family: Literal["resnet", "preactivation", "vgg"] = "vgg"
     """ResNet (He et al. 2015), one with pre-activation and bottlenecks (He et al. 2016), or VGG-16."""
     width: int = 64
     """Channels behind the first convolution; VGG-16 as published has 64."""
 
-    def load(self) -> Dataset:
-        """The images of the folder, or as many of them as asked for."""
+    @classmethod
+    def needs(cls) -> str:
+        return f"{super().needs()}: --images"
+
+    def check(self) -> None:
+        super().check()
         if self.images is None:
             raise InputError("There are no images to train with: give their folder by --images.")
+
+    def fits(self, team: Team) -> None:
+        untrained = replace(self, pretrained=None)  # as the classes are not known yet
+        Subnetworks.fits(untrained, team)
+
+    def stand_in(self) -> Dataset:
+        return black((3, self.side, self.side), classes=2)
+
+    def phases(self, data: Dataset, team: Team) -> tuple[Phase, ...]:
+        if self.pretrained is not None:
+            self.made(data)
+        return super().phases(data, team)
+
+    def load(self) -> Dataset:
+        """The images of the folder, or as many of them as asked for."""
+        assert self.images is not None
         whole = data_sets.load("folder", path=self.images, size=self.side, seed=self.seed)
         return part(whole, self.training, self.validation, self.seed)

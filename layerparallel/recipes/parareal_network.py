@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ from ..staged import Staged
 from ..training.backprop import Backprop
 from ..training.base import Method
 from . import pictures
-from .base import Base, bounded, channels_last, part
+from .base import Base, black, channels_last, part
+from .options import Bound, Count, NotNegative
 
 VGG_SIDE = 32
 """Pixels that the five poolings of VGG-16 need; smaller images get a border."""
@@ -40,61 +41,50 @@ class Subnetworks(Base):
     or, on layer ranks, layer by layer, one rank after the other. A recipe says which images.
     """
 
-    data_set: ClassVar[str]
-    """What `data.load` calls its images."""
     augmentation: ClassVar[Augmentation | None] = Augmentation()
     """Crops and flips of training images."""
-    counts: ClassVar[tuple[str, ...]] = ("subnetworks", "coarse_depth", "width", "warp")
+    sections: ClassVar[dict[str, str]] = {
+        "method": "Subnetworks",
+        "family": "Network",
+        "augment": "Training",
+    }
 
-    training: int | None = None
-    """Training images, drawn by the seed; all if None."""
-    validation: int | None = None
-    """Test images, drawn by the seed; all if None."""
     method: Literal["serial", "parareal", "warp"] = "parareal"
     """The network itself, its parareal form, or WarpNet's operator in place of its residual units."""
-    subnetworks: int = 2
+    subnetworks: Count = 2
     """Subnetworks N, of about the same cost."""
-    cuts: tuple[int, ...] = ()
+    cuts: tuple[Count, ...] = ()
     """Numbers of the pieces at which the network is cut instead, N-1 of them."""
     holders: Literal["every", "last"] = "every"
     """Which ranks have the coarse network and the postprocessing."""
-    coarse_depth: int = 1
+    coarse_depth: Count = 1
     """Units of each coarse part F^j."""
-    warp: int = 2
+    warp: Count = 2
     """Residual units K that WarpNet's operator takes at a time."""
     pretrained: Path | None = None
     """Run folder of serial training from whose network to begin; it has to stay while this run can be
     resumed."""
     family: Literal["resnet", "preactivation", "vgg"] = "resnet"
     """ResNet (He et al. 2015), one with pre-activation and bottlenecks (He et al. 2016), or VGG-16."""
-    depth: int = 56
-    """Layers with weights: 6 n + 2 of a ResNet, 9 n + 2 with pre-activation; VGG-16 has its own."""
-    width: int = 16
+    depth: Count = 56
+    """Layers with weights: 6 n + 2 of a ResNet, 9 n + 2 with pre-activation; n is 2 or more. VGG-16 has
+    its own."""
+    width: Count = 16
     """Channels behind the first convolution; VGG-16 as published has 64."""
     augment: bool = True
     """Random crops and flips of training images."""
-    momentum: float = 0.9
-    """Of SGD."""
-    decay: float = 1e-4
+    momentum: Annotated[float, Bound(least=0, below=1)] = 0.9
+    """Momentum of SGD."""
+    decay: NotNegative = 1e-4
     """Weight decay."""
     rate: Literal["steps", "cosine"] = "steps"
-    """How it falls: to a tenth after half and three quarters of the epochs, or as a cosine to 0."""
+    """How the learning rate falls: to a tenth after half and three quarters of the epochs, or as a
+    cosine to 0."""
 
     # ---- the run --------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        super().check()
-        bounded(self, at_least_zero=("momentum", "decay"))
-
-    def load(self) -> Dataset:
-        """The published images, or as many of them as asked for."""
-        return part(data_sets.load(self.data_set), self.training, self.validation, self.seed)
-
-    def prepare(self, data: Dataset) -> Preparation:
-        """Normalised by the training images, channel by channel, and augmented where wanted."""
-        return Preparation.of(data, self.augmentation if self.augment else None, self.torch_dtype)
-
-    def phases(self, data: Dataset, team: Team) -> tuple[Phase, ...]:
+    def fits(self, team: Team) -> None:
+        super().fits(team)
         ranks = team.layer.size
         if self.method == "warp" and ranks > 1:
             raise InputError(
@@ -105,7 +95,21 @@ class Subnetworks(Base):
                 f"{self.subnetworks} subnetworks, one on each rank, do not fit {ranks} layer ranks: use "
                 f"--layer-ranks {self.subnetworks}, or --subnetworks {ranks}."
             )
-        self._made(data, team)  # what cannot be made, or cut, is said before anything begins
+        self._made(self.stand_in(), team)
+
+    def stand_in(self) -> Dataset:
+        """Images like those of the data: a network can be made of them before the data are read."""
+        return black(self.known.shape, self.known.classes)
+
+    def load(self) -> Dataset:
+        """The published images, or as many of them as asked for."""
+        return part(data_sets.load(self.data_set), self.training, self.validation, self.seed)
+
+    def prepare(self, data: Dataset) -> Preparation:
+        """Normalised by the training images, channel by channel, and augmented where wanted."""
+        return Preparation.of(data, self.augmentation if self.augment else None, self.torch_dtype)
+
+    def phases(self, data: Dataset, team: Team) -> tuple[Phase, ...]:
         return (Phase(self.method, self.epochs, lambda _: self.trained(data, team)),)
 
     def picture(self, data: Dataset, network: nn.Module, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import nn
 from torch.optim import SGD, Optimizer
@@ -12,7 +12,7 @@ from ..data.base import Dataset
 from ..models import resnet, wide_resnet
 from ..network.network import Network
 from . import pictures
-from .base import bounded
+from .options import Bound, Count, NotNegative
 from .stages import Stages
 
 
@@ -23,30 +23,24 @@ class Residual(Stages):
     SGD on the cross-entropy; serial epochs with augmented images. A recipe says which images.
     """
 
-    classes: ClassVar[int] = 10
-    """Outputs of the network."""
     augmentation: ClassVar[Augmentation] = Augmentation()
     """Crops and flips of training images."""
-    counts: ClassVar[tuple[str, ...]] = ("width", "widen")
+    sections: ClassVar[dict[str, str]] = {"family": "Network", "augment": "Training"}
 
     family: Literal["resnet", "wide"] = "resnet"
     """ResNet (He et al. 2015), or a wide one with pre-activation (Zagoruyko, Komodakis 2016)."""
-    depth: int = 20
-    """Layers with weights: 6 n + 2 of a ResNet, 6 n + 4 of a wide one."""
-    width: int = 16
+    depth: Count = 20
+    """Layers with weights: 6 n + 2 of a ResNet, 6 n + 4 of a wide one; n is 2 or more."""
+    width: Count = 16
     """Channels behind the first convolution."""
-    widen: int = 4
+    widen: Count = 4
     """Factor on the channels of all blocks of a wide network."""
     augment: Literal["none", "serial", "both"] = "serial"
     """Which epochs see random crops and flips: none, the serial ones, or the parallel ones, too."""
-    momentum: float = 0.9
-    """Of SGD."""
-    decay: float = 1e-4
+    momentum: Annotated[float, Bound(least=0, below=1)] = 0.9
+    """Momentum of SGD."""
+    decay: NotNegative = 1e-4
     """Weight decay."""
-
-    def check(self) -> None:
-        super().check()
-        bounded(self, at_least_zero=("momentum", "decay"))
 
     def prepare(self, data: Dataset) -> Preparation:
         """Normalised by the training images, channel by channel, and augmented where wanted."""
@@ -54,7 +48,7 @@ class Residual(Stages):
         return Preparation.of(data, augmentation, self.torch_dtype)
 
     def network(self) -> Network:
-        channels, classes, width = self.shape[0], self.classes, self.width
+        channels, classes, width = self.shape[0], self.known.classes, self.width
         if self.family == "resnet":
             return resnet(self.depth, classes, in_channels=channels, width=width)
         return wide_resnet(self.depth, self.widen, classes, in_channels=channels, width=width)

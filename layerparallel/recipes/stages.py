@@ -4,7 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from ..staged import Staged
 from ..training.auxiliary import Auxiliary, AuxiliaryMethod, parse
 from ..training.backprop import Backprop
 from ..training.base import Method
-from .base import Base, bounded, part
+from .base import Base, part
+from .options import Bound, Count, Positive
 
 DROPS = 4
 """Equal parts of a training, from one to the next of which the rate "steps" falls to a tenth."""
@@ -38,20 +39,19 @@ class Stages(Base):
     it overrides what defaults do not suit it.
     """
 
-    data_set: ClassVar[str]
-    """What `data.load` calls its images."""
-    shape: ClassVar[tuple[int, int, int]]
-    """Of an image: channels, height, width."""
+    sections: ClassVar[dict[str, str]] = {
+        "method": "Stages",
+        "filter": "Auxiliary variables",
+        "hybrid": "Parallel and serial epochs",
+        "beta": "Auxiliary variables",
+        "rate": "Training",
+    }
 
-    training: int | None = None
-    """Training images, drawn by the seed; all if None."""
-    validation: int | None = None
-    """Test images, drawn by the seed; all if None."""
     method: Literal["serial", "penalty", "augmented"] = "augmented"
     """Back-propagation, the penalty method, or the augmented Lagrangian."""
-    stages: int = 2
+    stages: Count = 2
     """Stages K, of about the same cost."""
-    cut: tuple[int, ...] = ()
+    cut: tuple[Count, ...] = ()
     """Numbers of the pieces at which the network is cut instead, K-1 of them."""
     filter: str = "pool:2:bilinear+int8"
     """How auxiliary variables are kept: none, pool:2, pool:4:bilinear or lowrank:8, each with +bf16 or
@@ -60,33 +60,33 @@ class Stages(Base):
     """Parallel to serial epochs, m:n; 1:0 has no serial ones but those at the start."""
     alternating: bool = False
     """m parallel and n serial epochs in turn, rather than the parallel ones first."""
-    serial_start: int = 0
+    serial_start: Annotated[int, Bound(least=0)] = 0
     """Serial epochs before the first parallel one; they count as serial ones."""
-    beta: float = Auxiliary.beta
+    beta: Positive = Auxiliary.beta
     """Weight of the constraints' violation."""
-    beta_growth: float = Auxiliary.beta_growth
+    beta_growth: Annotated[float, Bound(least=1)] = Auxiliary.beta_growth
     """Factor by which beta grows with every parallel epoch."""
     scale: Literal["mean", "sum"] = Auxiliary.scale
     """Violations are means over a state, or sums as published."""
-    state_rate: float | None = None
-    """Learning rate of the auxiliary variables; None for a quarter of the largest there can be, or half
-    of it where multipliers are estimated."""
-    multiplier_rate: float | None = Auxiliary.multiplier_rate
-    """Learning rate of the multipliers; None for 0.3 of estimated ones and 0.1 of others."""
+    state_rate: Positive | None = None
+    """Learning rate of the auxiliary variables; if not given a quarter of the largest there can be, or
+    half of it where multipliers are estimated."""
+    multiplier_rate: Positive | None = Auxiliary.multiplier_rate
+    """Learning rate of the multipliers; if not given 0.3 of estimated ones and 0.1 of others."""
     multiplier_step: Literal["estimated", "derived", "printed"] = Auxiliary.multiplier_step
     """The multipliers' step: to the adjoint's estimate, by the method's derivation, or as printed in the
     paper."""
     regenerate: bool = False
     """Small networks make auxiliary variables from the images; none are stored. They need a larger beta:
     1000, say."""
-    budget: float = 4.0
+    budget: Positive = 4.0
     """GB of memory that a process may take for auxiliary variables."""
     folder: Path | None = None
     """Folder for auxiliary variables beyond the budget; without one they are refused."""
     keep: Literal["host", "device"] = "host"
     """Which memory has them: the host's, or, on a GPU with room for them, its own."""
     rate: Literal["steps", "cosine"] = "cosine"
-    """How it falls: to a tenth after every quarter of the epochs, or as a cosine to 0."""
+    """How the learning rate falls: to a tenth after every quarter of the epochs, or as a cosine to 0."""
 
     # ---- what a recipe says ---------------------------------------------------------------------
 
@@ -111,29 +111,36 @@ class Stages(Base):
 
     def check(self) -> None:
         super().check()
-        bounded(
-            self,
-            at_least_one=("stages",),
-            positive=("beta", "budget"),
-            at_least_zero=("serial_start",),
-        )
         if self.method != "serial":
-            self.settings()
+            self.settings().beta_in(self.epochs - 1)  # which may have grown beyond all numbers
+
+    def fits(self, team: Team) -> None:
+        super().fits(team)
+        if not team.data.alone and self.method != "serial":
+            raise InputError(
+                f"Auxiliary variables belong to one process per stage, and there are {team.data.size} "
+                "data-parallel ranks: use as many layer ranks as processes."
+            )
+        self.bytes_per_sample()  # what cannot be made, cut or kept
+
+    @classmethod
+    def remarks(cls) -> dict[str, str]:
+        least = f"at least {cls().least_epochs} with this serial start and hybrid"
+        return super().remarks() | {"epochs": least}
 
     def load(self) -> Dataset:
         """The published images, or as many of them as asked for."""
         return part(data_sets.load(self.data_set), self.training, self.validation, self.seed)
 
     def phases(self, data: Dataset, team: Team) -> tuple[Phase, ...]:
-        if not team.data.alone and self.method != "serial":
-            raise InputError(
-                f"Auxiliary variables belong to one process per stage, and there are {team.data.size} "
-                "data-parallel ranks: use as many layer ranks as processes."
-            )
-        self.bytes_per_sample()  # what cannot be cut, or kept, is said before anything begins
         return (Phase(self.method, self.epochs, lambda _: self.trained(data, team)),)
 
     # ---- the network ----------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image: channels, height, width."""
+        return self.known.shape
 
     def made(self) -> Network:
         """The network with the weights of the seed."""
@@ -233,25 +240,42 @@ class Stages(Base):
             regenerate=self.regenerate,
         )
 
-    def _hybrid(self) -> tuple[int | None, int]:
-        """Parallel epochs, None for all, and the serial ones that follow them.
+    @property
+    def least_epochs(self) -> int:
+        """Fewest epochs with a parallel one among them, and a serial one where the hybrid has some.
 
-        Where the parallel ones come first, their share of all epochs is m/(m + n).
+        Raises:
+            InputError: the hybrid is none.
         """
+        if self.method == "serial":
+            return 1
+        m, n = self._ratio()
+        if not n or self.alternating:
+            return self.serial_start + 1
+        return max(self.serial_start + 2, (m + n) // (2 * m) + 1)  # of which the share m rounds to 1
+
+    def _ratio(self) -> tuple[int, int]:
+        """Parallel to serial epochs."""
         m, colon, n = self.hybrid.partition(":")
         if not (colon and m.isdecimal() and n.isdecimal() and int(m)):
             raise InputError(
                 f"hybrid = {self.hybrid!r} is no ratio of parallel to serial epochs: give such as 4:1."
             )
-        parallel, serial = int(m), int(n)
-        if not serial:
-            parallel = None
-        elif not self.alternating:
-            left = self.epochs - self.serial_start - 1  # the last is serial
-            parallel = min(round(self.epochs * parallel / (parallel + serial)), left)
-        if self.epochs <= self.serial_start or (parallel is not None and parallel < 1):
+        return int(m), int(n)
+
+    def _hybrid(self) -> tuple[int | None, int]:
+        """Parallel epochs, None for all, and the serial ones that follow them.
+
+        Where the parallel ones come first, their share of all epochs is m/(m + n).
+        """
+        m, n = self._ratio()
+        if self.epochs < self.least_epochs:
             raise InputError(
-                f"{self.epochs} epochs are too few for {self.serial_start} serial ones at the start and "
-                f"a hybrid of {self.hybrid}: give at least {self.serial_start + 1 + bool(serial)}."
+                f"epochs = {self.epochs} is below {self.least_epochs}, the least with serial_start = "
+                f"{self.serial_start} and hybrid = {self.hybrid}: give at least {self.least_epochs}, or "
+                "change these two."
             )
-        return parallel, serial
+        if not n or self.alternating:
+            return (m if n else None), n
+        left = self.epochs - self.serial_start - 1  # the last is serial
+        return min(round(self.epochs * m / (m + n)), left), n

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,19 +43,37 @@ def default_folder(recipe: str) -> Path:
     return Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def new_folder(folder: Path) -> Path:
-    """Make a run folder; an empty one that exists will do.
+def check_new(folder: Path) -> None:
+    """Refuse a folder that no new run can have; an empty one that exists will do.
 
     Raises:
-        RecordError: where it exists and holds something, or is a file.
+        RecordError: it exists and holds something, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise RecordError(f"{folder} is a file, not a run folder: name another with --run.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if (folder / RECORD).exists():
         raise RecordError(
             f"The run folder {folder} exists already: name another with --run, or go on with it "
             f"with `layerparallel resume {folder}`."
         )
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RecordError(
+            f"The folder {folder} exists already: name another with --run, as it holds no run."
+        )
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not place.is_dir():
+        raise RecordError(
+            f"The run folder {folder} cannot be made: {place} is a file; name another with --run."
+        )
+
+
+def new_folder(folder: Path) -> Path:
+    """Make a run folder; an empty one that exists will do.
+
+    Raises:
+        RecordError: it exists and holds something, is a file, or cannot be made.
+    """
+    check_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,6 +81,13 @@ def new_folder(folder: Path) -> Path:
             f"The run folder {folder} cannot be made: {error.strerror}; name another with --run."
         ) from error
     return folder
+
+
+def discard_unbegun(folder: Path) -> None:
+    """Remove a run folder in which nothing was trained: its record has no more than its first line."""
+    record = folder / RECORD
+    if not record.exists() or record.read_bytes().count(b"\n") <= 1:
+        shutil.rmtree(folder)
 
 
 def machine() -> dict[str, Any]:

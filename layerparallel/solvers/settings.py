@@ -134,7 +134,7 @@ class Settings:
 
     def _no_coarse_level(self, steps: int) -> str:
         """A sentence for a chain on which not even the first coarse level can be built."""
-        fewest, m, remedies = self.smallest, 2, ["Serial()"]
+        fewest, m, remedies = self.smallest, 2, ["the serial solver"]
         if self.coarsening is None:
             said = f"no coarsening leaves {fewest} or more coarse steps of a chain of {steps}"
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripts import printed, script
 
-from layerparallel.cli.runs import _parsed
+from layerparallel.cli.runs import chosen_by
 from layerparallel.errors import InputError
 from layerparallel.recipes.cifar import Cifar10
 from layerparallel.recipes.mnist_vae import MnistVae
@@ -77,8 +77,8 @@ def test_every_row_is_trained_once_by_a_command_of_its_own(plan):
     for words in commands:
         assert words[:2] == ["layerparallel", "train"]
         if words[2] in RECIPES:
-            chosen = _parsed(words[2], RECIPES[words[2]], words[3:])
-            chosen.recipe.check()
+            chosen, recipe = chosen_by(words[2:])
+            recipe.check()
             assert chosen.run == Path(words[-1])
 
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from scripts import printed, script
 
-from layerparallel.cli.runs import _parsed
+from layerparallel.cli.runs import chosen_by
 from layerparallel.errors import InputError
-from layerparallel.recipes import get
 from layerparallel.runs import record
 
 tables = script("benchmarks", "parareal_tables", "run.py")
@@ -127,10 +126,10 @@ def test_the_commands_are_ones_that_the_command_line_takes(plan, tmp_path):
     for line, row in zip(text.splitlines(), chosen, strict=True):
         words = shlex.split(line)
         assert words[:2] == ["layerparallel", "train"]
-        parsed = _parsed(words[2], get(words[2]), words[3:])
-        parsed.recipe.check()
+        parsed, recipe = chosen_by(words[2:])
+        recipe.check()
         assert parsed.run == Path("R") / row.folder(0)
-        assert parsed.recipe.method == row.method
+        assert recipe.method == row.method
 
 
 # ---- two processes ------------------------------------------------------------------------------

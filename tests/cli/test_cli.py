@@ -1,14 +1,12 @@
-"""The command line: what it does, and one sentence for every wrong input."""
+"""The command line: what its commands do, and what they say to a run that is none, or is not whole."""
 
-import dataclasses
 import json
 
 import pytest
 import small
 import torch
+from refusing import refused
 
-import layerparallel
-from layerparallel import recipes
 from layerparallel.cli import commands, main
 from layerparallel.runs import checkpoint, record
 
@@ -26,17 +24,6 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "finished"
     assert main(["train", "level-sets", "--run", str(folder), *small.flags(small.recipe())]) == 0
     return folder
-
-
-def refused(arguments, capsys):
-    """The one sentence that a wrong input gets."""
-    assert main(arguments) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert "Traceback" not in output.err
-    assert output.err.count("\n") == 1
-    assert output.err.startswith("layerparallel: ")
-    return output.err
 
 
 def test_a_run_leaves_its_folder(finished):
@@ -72,97 +59,7 @@ def test_resuming_a_run_that_has_ended_draws_its_plots_again(finished, capsys):
     assert (finished / record.RECORD).read_bytes() == before
 
 
-def test_list_names_every_recipe(capsys):
-    assert main(["list"]) == 0
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == recipes.names()
-
-
-def test_help_and_version(capsys):
-    assert main([]) == 0
-    overview = capsys.readouterr().out
-    assert all(name in overview for name in commands.COMMANDS)
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"layerparallel {layerparallel.__version__}\n"
-    for command in ("train", "bench"):
-        assert main([command, "--help"]) == 0
-        assert capsys.readouterr().out.startswith("usage:")
-
-
-def test_every_option_of_every_recipe_is_in_its_help(capsys):
-    for name in recipes.names():
-        with pytest.raises(SystemExit) as left:
-            main(["train", name, "--help"])
-        assert left.value.code == 0
-        text = capsys.readouterr().out
-        for option in dataclasses.fields(recipes.get(name)):
-            assert f"--{option.name.replace('_', '-')}" in text
-        assert "--run" in text
-        assert "--tensorboard" in text
-
-
-RECIPES = ", ".join(recipes.names())
-
-
 # ---- wrong input -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["trian"], "There is no command 'trian': did you mean 'train'?"),
-        (["train"], f"takes the name of a recipe first: there is {RECIPES}"),
-        (["train", "level-set"], "There is no recipe 'level-set': did you mean 'level-sets'?"),
-        (["train", "zzz"], f"There is no recipe 'zzz': there is {RECIPES}"),
-        (["train", "level-sets", "--dept", "3"], "'dept': did you mean 'depth'?"),
-        (["train", "level-sets", "--depth", "0"], "depth = 0"),
-        (["train", "level-sets", "--depth", "-5"], "depth = -5"),
-        (["train", "level-sets", "--T", "0"], "T = 0"),
-        (["train", "level-sets", "--T", "nan"], "T = nan"),
-        (["train", "level-sets", "--coarsening", "1"], "coarsening"),
-        (["train", "level-sets", "--coarsening", "5000"], "coarsening"),
-        (["train", "level-sets", "--levels", "1"], "levels"),
-        (["train", "level-sets", "--forward-cycles", "0"], "forward_cycles"),
-        (["train", "level-sets", "--adjoint-cycles", "-1"], "adjoint_cycles"),
-        (["train", "level-sets", "--relaxation", "-1"], "relaxation"),
-        (["train", "level-sets", "--samples", "0"], "samples"),
-        (["train", "level-sets", "--width", "0"], "width"),
-        (["train", "level-sets", "--batch", "0"], "batch"),
-        (["train", "level-sets", "--epochs", "0"], "epochs"),
-        (["train", "level-sets", "--training", "0"], "training"),
-        (["train", "level-sets", "--serial-epochs", "-1"], "serial_epochs"),
-        (["train", "level-sets", "--refine", "100"], "Depth 100 of refine"),
-        (["train", "level-sets", "--refine", "256", "64"], "Depth 256 of refine"),
-        (["train", "level-sets", "--refine", "16", "--coarsening", "32"], "coarsening 32"),
-        (["train", "level-sets", "--depth", "1"], "no coarsening"),
-        (["bench"], "takes the name of a benchmark"),
-        (["bench", "gradiant"], "There is no benchmark 'gradiant'"),
-        (["evaluate", "no-such-run"], "is not a run folder"),
-        (["resume", "no-such-run"], "is not a run folder"),
-        (["report", "no-such-run"], "is not a run folder"),
-        (["train", "level-sets", "--tensorbord"], "'tensorbord': did you mean 'tensorboard'?"),
-    ],
-)
-def test_wrong_input_gets_one_sentence_and_leaves_no_folder(
-    arguments, said, capsys, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    assert said in refused(arguments, capsys)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "flags", [["--depth", "deep"], ["--coarse", "best"], ["--depth"], ["--dtype", "float16"]]
-)
-def test_a_value_of_the_wrong_kind_is_refused_by_its_flag(flags, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as left:
-        main(["train", "level-sets", *flags])
-    assert left.value.code == 2
-    error = capsys.readouterr().err
-    assert flags[0] in error
-    assert "Traceback" not in error
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_folder_that_exists_is_refused_and_kept(finished, capsys):

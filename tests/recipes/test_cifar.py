@@ -226,9 +226,9 @@ def test_the_rate_falls_to_a_tenth_after_every_quarter_or_as_a_cosine():
         ({"epochs": 2}, "give at least 3"),
         ({"epochs": 1, "hybrid": "1:0"}, "give at least 2"),
         ({"hybrid": "1:0", "alternating": True}, "cannot alternate"),
-        ({"beta": -1.0}, "beta = -1.0 is not a positive number"),
+        ({"beta": -1.0}, "beta = -1.0 is not above 0"),
         ({"state_rate": 0.0}, "state_rate = 0.0"),
-        ({"momentum": -1.0}, "momentum = -1.0 is not a number of at least 0"),
+        ({"momentum": -1.0}, "momentum = -1.0 is below 0"),
         ({"training": 51}, "give 1 to 50"),
     ],
 )

@@ -241,8 +241,8 @@ def test_the_whole_recipes_are_as_deep_and_wide_as_promised():
     [
         (level_sets, {"width": 0}, "width = 0 is below 1: give at least 1."),
         (level_sets, {"adaptive": True, "solver": "serial"}, "adaptive chooses cycles"),
-        (level_sets, {"adaptive_target": -1.0}, "adaptive_target = -1.0 is not a positive number"),
-        (level_sets, {"smoothness": -1.0}, "smoothness = -1.0 is not a number of at least 0"),
+        (level_sets, {"adaptive_target": -1.0}, "adaptive_target = -1.0 is not above 0"),
+        (level_sets, {"smoothness": -1.0}, "smoothness = -1.0 is below 0"),
         (level_sets, {"refine": (3,)}, "give a proper divisor"),
         (level_sets, {"validation": 0}, "give at least 1"),
         (pines, {"split": "fields"}, "give 'pixels' or 'regions'"),

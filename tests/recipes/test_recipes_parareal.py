@@ -128,7 +128,7 @@ def test_the_jumps_are_those_of_the_equations():
         ({"cuts": (5,), "subnetworks": 3}, "1 cuts make 2 subnetworks, not 3; give 2 cuts, or 2 subn"),
         ({"method": "warp", "family": "vgg"}, "no residual units"),
         ({"depth": 15}, "depth 15 is none of a ResNet"),
-        ({"decay": -1.0}, "decay = -1.0 is not a number of at least 0"),
+        ({"decay": -1.0}, "decay = -1.0 is below 0"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_begins(options, says):

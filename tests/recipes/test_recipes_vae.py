@@ -186,7 +186,7 @@ def test_figures_are_means_over_samples_whatever_the_batches(digits):
     ("options", "says"),
     [
         ({"latent": 0}, "latent = 0 is below 1"),
-        ({"divergence": -1.0}, "divergence = -1.0 is not a number of at least 0"),
+        ({"divergence": -1.0}, "divergence = -1.0 is below 0"),
         ({"depth": 15}, "depth 15"),
         ({"stages": 99}, "99 stages"),
         ({"regenerate": True}, "regenerate keeps nothing per sample"),

@@ -25,6 +25,23 @@ def test_a_folder_that_holds_something_is_refused_in_one_sentence(tmp_path):
     assert (tmp_path / "precious").read_text() == "x"
 
 
+def test_a_run_is_told_apart_from_other_folders_and_can_be_gone_on_with(tmp_path):
+    with Record(tmp_path) as lines:
+        lines.append("start")
+    with pytest.raises(RecordError, match="go on with it with `layerparallel resume"):
+        record.check_new(tmp_path)
+
+
+def test_a_run_is_discarded_unless_something_was_trained(tmp_path):
+    for lines in range(4):
+        folder = record.new_folder(tmp_path / str(lines))
+        with Record(folder) as written:
+            for _ in range(lines):
+                written.append("start")
+        record.discard_unbegun(folder)
+        assert folder.exists() == (lines > 1)
+
+
 def test_a_file_in_place_of_the_folder_or_above_it_is_refused(tmp_path):
     file = tmp_path / "file"
     file.write_text("x")

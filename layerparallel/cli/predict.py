@@ -6,22 +6,23 @@ import dataclasses
 import json
 import sys
 import textwrap
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
-import tyro
 
-from .. import recipes
-from ..errors import InputError, UnknownNameError
+from ..errors import InputError
 from ..group.virtual import MOST
-from . import links, show
-from .advice import advice, best
-from .baselines import Timed
-from .scaling import Row, Study
-from .task import Task, check_recipe, from_recipe
+from ..predict import links, show
+from ..predict.advice import advice, best
+from ..predict.baselines import Timed
+from ..predict.scaling import Row, Study
+from ..predict.task import Task, check_recipe, from_recipe
+from ..recipes.options import Bound, Count, Positive, check_bounds
+from .named import named_recipe
+from .options import Shown, options_of
+from .parsing import parse
 
 RANKS = ",".join(str(1 << k) for k in range(11))
 SHOWN = 5
@@ -29,7 +30,6 @@ SHOWN = 5
 WIDTH = 100
 """Characters of a line of text, and of a table where there is no terminal."""
 
-Switch = tyro.conf.FlagCreatePairsOff[bool]
 NO_PART = (
     *("epochs", "learning_rate", "smoothness", "serial_epochs", "refine", "refine_epochs", "validation"),
     *("device", "threads", "evaluate_every", "checkpoint_seconds"),
@@ -37,46 +37,35 @@ NO_PART = (
     *("adjoint_cycles", "coarse", "samples", "adaptive", "adaptive_every", "adaptive_target"),
 )
 """Options of recipes that the prediction of one gradient does without; solvers are searched for."""
-USAGE = """usage: layerparallel predict RECIPE [options]
+ABOUT = """How one gradient of a recipe's network would take on more and more ranks of a cluster.
 
-How one gradient of a recipe's network would take on more and more ranks of a cluster, predicted from
-one process: beside plain PyTorch on one core, the quickest of the library on one core, data
-parallelism and pipelines.
-
-RECIPE is one of
-{recipes}
-
-  layerparallel predict level-sets --ranks 1,2,4,8,16 --network ethernet
-  layerparallel predict RECIPE --help    all options"""
+It is predicted from one process: beside plain PyTorch on one core, the quickest of the library on one
+core, data parallelism and pipelines, as in `layerparallel predict level-sets --ranks 1,2,4,8,16
+--network ethernet`."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is predicted, and how it is shown."""
 
-    ranks: Annotated[
-        str, tyro.conf.arg(metavar="P,P,...", help=f"Numbers of ranks, of one core each, up to {MOST}.")
-    ] = RANKS
-    network: Annotated[
-        str,
-        tyro.conf.arg(
-            metavar="NAME|FILE",
-            help=f"{', '.join(links.PRESETS)}, or what `bench network --json` wrote.",
-        ),
-    ] = "ethernet"
-    layers_per_rank: int = 4
+    sections: ClassVar[dict[str, str]] = {"ranks": "Prediction"}
+
+    ranks: Annotated[str, Shown("P,P,...")] = RANKS
+    """Numbers of ranks, of one core each, up to 1024."""
+    network: Annotated[str, Shown("NAME|FILE")] = "ethernet"
+    """Its links: none, loopback, ethernet or nvlink, or what `bench network --json` has written."""
+    layers_per_rank: Annotated[int, Bound(least=0)] = 4
     """Layers on every rank in weak scaling; 0 leaves it out."""
-    error: float = 0.1
+    error: Positive = 0.1
     """Bound on the relative error of the gradient."""
-    few: int = 2
+    few: Count = 2
     """Solvers that are measured for every number of ranks, of those an estimate finds quickest."""
-    repeats: int = 3
+    repeats: Count = 3
     """Times that every measurement is done, of which the median counts."""
-    json: Switch = False
+    json: bool = False
     """Print JSON in place of tables."""
-    output: Annotated[
-        Path | None, tyro.conf.arg(metavar="DIR", help="Folder for plots, strong.png and weak.png.")
-    ] = None
+    output: Annotated[Path | None, Shown("DIR")] = None
+    """Folder for plots, strong.png and weak.png."""
 
     def checked(self) -> list[int]:
         """The numbers of ranks.
@@ -93,25 +82,21 @@ class Settings:
         for count in ranks:
             if not 1 <= count <= MOST:
                 raise InputError(f"{count} ranks cannot be predicted: give 1 to {MOST}.")
-        for name, least in (("layers_per_rank", 0), ("few", 1), ("repeats", 1)):
-            if getattr(self, name) < least:
-                value = getattr(self, name)
-                raise InputError(f"{name} = {value} is out of range: give at least {least}.")
-        if not self.error > 0:
-            raise InputError(f"error = {self.error} is out of range: give a positive bound.")
+        check_bounds(self)
         return sorted(set(ranks))
 
 
 def predict(arguments: list[str]) -> None:
     """`predict RECIPE [--ranks P,P,...] [--network NAME] [options of the recipe]`."""
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(USAGE.format(recipes="\n".join(_predictable())))
-        return
-    if not arguments or arguments[0].startswith("-"):
-        names = ", ".join(recipes.names())
-        raise InputError(f"`predict` takes the name of a recipe first: there is {names}.")
-    settings, options = _parsed(arguments[0], arguments[1:])
+    recipe, _, flags = named_recipe("predict", arguments, lambda recipe: hasattr(recipe, "solver"))
+    check_recipe(recipe)  # before options that it may have, too
+    for flag in (text.partition("=")[0].replace("_", "-") for text in flags):
+        if any(flag in option.flags for option in options_of(recipe) if option.field in NO_PART):
+            raise InputError(f"{flag} plays no part in the time of one gradient: leave it out.")
+    settings, options = parse(f"predict {recipe.name}", ABOUT, flags, Settings, recipe, without=NO_PART)
     ranks, network = settings.checked(), links.find(settings.network)
+    if settings.output is not None:
+        _make(settings.output)
     torch.set_num_threads(1)
     task = dataclasses.replace(from_recipe(options), repeats=settings.repeats)
     found = _predicted(task, settings, ranks, network)
@@ -124,62 +109,18 @@ def predict(arguments: list[str]) -> None:
         _plot(found, settings.output)
 
 
-def _predictable() -> list[str]:
-    """The recipes that can be predicted, and what each is."""
-    found = {name: recipes.get(name) for name in recipes.names()}
-    return [
-        f"  {name:<14}{(recipe.__doc__ or '').partition(chr(10))[0]}"
-        for name, recipe in found.items()
-        if hasattr(recipe, "solver")
-    ]
+def _make(folder: Path) -> None:
+    """The folder of the plots, before anything is measured.
 
-
-# ---- options --------------------------------------------------------------------------------------
-
-
-def _parsed(name: str, flags: list[str]) -> tuple[Settings, Any]:
-    recipe: Any = recipes.get(name)
-    check_recipe(recipe)
-    own = {_flag(each): each for each in dataclasses.fields(recipe)}
-    shown = {flag for flag, each in own.items() if each.name not in NO_PART}
-    shown |= {_flag(each) for each in dataclasses.fields(Settings)}
-    for argument in flags:
-        if not argument.startswith("--"):
-            continue
-        flag = argument.partition("=")[0].removeprefix("--").replace("_", "-")
-        either = {flag, flag.removeprefix("no-")}
-        if either & {*own} - shown:
-            raise InputError(f"--{flag} plays no part in the time of one gradient: leave it out.")
-        if not either & {*shown, "help"}:
-            raise UnknownNameError(f"option of predict {name}", flag, shown)
-    kind = dataclasses.make_dataclass(
-        "Predict",
-        [
-            ("prediction", tyro.conf.OmitArgPrefixes[Settings]),
-            (name.replace("-", "_"), tyro.conf.OmitArgPrefixes[_short(recipe)]),
-        ],
-    )
-    about = "How one gradient of it would take on more and more ranks, predicted from one process."
-    chosen: Any = tyro.cli(kind, args=flags, prog=f"layerparallel predict {name}", description=about)
-    return chosen.prediction, getattr(chosen, name.replace("-", "_"))
-
-
-def _flag(each: dataclasses.Field[Any]) -> str:
-    return each.name.replace("_", "-")
-
-
-def _short(recipe: Any) -> Any:
-    """The recipe with `NO_PART` left out of its help."""
-    hints = typing.get_type_hints(recipe, include_extras=True)
-    hidden = [
-        (each.name, tyro.conf.Suppress[hints[each.name]], dataclasses.field(default=each.default))
-        for each in dataclasses.fields(recipe)
-        if each.name in NO_PART
-    ]
-    about = {"__doc__": recipe.__doc__}
-    return dataclasses.make_dataclass(
-        recipe.__name__, hidden, bases=(recipe,), namespace=about, frozen=True
-    )
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder} cannot be made: {error.strerror}; name another by --output."
+        ) from error
 
 
 # ---- what was found -------------------------------------------------------------------------------
