@@ -8,7 +8,11 @@ from layerparallel.cli import main
 
 def refused(arguments: Sequence[str], capsys: Any) -> str:
     """The one sentence that a wrong input gets, on standard error."""
-    assert main(arguments) == 2
+    try:
+        code: object = main(arguments)
+    except SystemExit as left:
+        code = left.code
+    assert code == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert "Traceback" not in output.err

@@ -8,20 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from layerparallel.cli.parsing import Parser
 
-def parser(file: str, description: str | None, rows: str = "rows") -> argparse.ArgumentParser:
+
+def parser(file: str, description: str | None, rows: str = "rows") -> Parser:
     """The parser of the benchmark whose run.py is `file`, with the flag --json."""
     name = Path(file).parent.name
-    made = argparse.ArgumentParser(
-        prog=f"layerparallel bench {name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = Parser(f"layerparallel bench {name}", description or "")
     made.add_argument("--json", action="store_true", help=f"print {rows} as JSON")
     return made
 
 
-def at_least_one(made: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> None:
+def at_least_one(made: Parser, args: argparse.Namespace, *names: str) -> None:
     """Refuses numbers below 1."""
     for name in names:
         if getattr(args, name) < 1:

@@ -20,13 +20,11 @@ import layerparallel
 
 from .. import report
 from ..errors import InputError, UnknownNameError
-from .help import table
 from .named import listed
 from .options import Shown
-from .parsing import is_option, parse
+from .parsing import is_option, parse, table
 from .predict import predict
 from .runs import Evaluate, Resume, evaluate, resume, train
-from .scripts import one_sentence
 from .suggestions import nearest
 
 USAGE_ERROR = 2
@@ -147,8 +145,7 @@ def bench(arguments: list[str]) -> None:
     elif arguments[0] not in known:
         raise UnknownNameError("benchmark", arguments[0], known)
     else:
-        with one_sentence():
-            _load(known[arguments[0]]).main(arguments[1:])
+        _load(known[arguments[0]]).main(arguments[1:])
 
 
 def first_line(path: Path) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 from .. import recipes
 from ..errors import InputError
-from .help import table
-from .parsing import is_option
+from .parsing import is_option, table
 
 Suits = Callable[[Any], bool]
 

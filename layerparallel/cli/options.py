@@ -94,7 +94,7 @@ class Option:
             one = self.shown.metavar or KINDS[self.item][1]
         if self.optional and self.default is not None:
             one += f"|{NONE}"
-        return f"{one} [{one} ...]" if self.several and not self.shown.metavar else one
+        return one
 
     @property
     def takes(self) -> str:
@@ -117,14 +117,19 @@ class Option:
         one = self.shown.metavar or KINDS[self.item][2]
         return f"{self.flag} {one} {one}" if self.several else f"{self.flag} {one}"
 
+    @property
+    def lacks(self) -> str:
+        """What to say where its value is missing."""
+        return f"{self.flag} takes {self.takes}: give such as {self.example}."
+
     def read(self, texts: Sequence[str]) -> Any:
-        """Its value from what was typed behind the flag.
+        """Its value from what was typed behind the flag; of a switch from the flag.
 
         Raises:
             InputError: that is none.
         """
-        if not texts:
-            raise InputError(f"{self.flag} takes {self.takes}: give such as {self.example}.")
+        if self.switch:
+            return texts[0] == self.flag
         values = tuple(self._value(text) for text in texts)
         return values if self.several and not (self.single and len(values) == 1) else values[0]
 

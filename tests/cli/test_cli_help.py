@@ -83,16 +83,16 @@ def test_the_help_of_commands_of_recipes_lists_those_that_suit(capsys):
 def test_the_help_of_a_recipe_is_readable(name, capsys):
     page, kind = shown(capsys, "train", name, "--help"), recipes.get(name)
     assert all(len(line) <= WIDTH for line in page.splitlines())
-    sections = re.findall(r"^\w[\w ]*$", page, re.MULTILINE)
+    sections = re.findall(r"^(\w[\w ]*):$", page, re.MULTILINE)
     assert sections[:3] == ["Training", "Data", "Network"]
     assert sections[-1] == "Run"
     assert "Options" not in sections
     assert not re.search(r"\bNone\b|{None}|--\w+_\w|typing|<class", page)
-    flat = " ".join(page.split())
+    flat, packed = " ".join(page.split()), "".join(page.split())
     options = [*options_of(kind), *options_of(Train)]
     for option in options:
         assert option.help
-        assert option.help in flat
+        assert "".join(option.help.split()) in packed
         assert re.search(rf"^  .*{option.flag}\b|{option.opposite}\b", page, re.MULTILINE)
     assert len({flag for option in options for flag in option.flags}) == sum(
         len(option.flags) for option in options

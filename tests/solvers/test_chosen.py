@@ -42,7 +42,11 @@ def test_every_depth_from_two_on_is_fitted(levels: int):
 
 def test_a_chain_without_a_coarse_level_gets_one_sentence():
     for solver, steps, says in (
-        (lp.MGRIT(), 1, "no coarsening leaves 1 or more coarse steps of a chain of 1; use Serial()"),
+        (
+            lp.MGRIT(),
+            1,
+            "no coarsening leaves 1 or more coarse steps of a chain of 1; use the serial solver",
+        ),
         (lp.MGRIT(smallest=8), 15, "chain of 15; use smallest=7 or less or the serial solver"),
     ):
         with pytest.raises(ValueError, match="no coarsening") as error:

@@ -102,7 +102,7 @@ def test_where_nothing_is_left_the_warning_says_serially():
             "use smallest=2 or less, a coarsening of at most 3 or the serial solver",
         ),
         (lp.MGRIT(coarsening=4, smallest=8), 12, "use smallest=3 or less or the serial solver"),
-        (lp.MGRIT(coarsening=8), 1, "fewer than 1; use Serial()"),
+        (lp.MGRIT(coarsening=8), 1, "fewer than 1; use the serial solver"),
         (lp.MGRIT(levels=4, coarsening=3), 12, "use levels=3 or less, or smallest=2 to stop where it"),
         (lp.MGRIT(levels=3, coarsening=3), 3, "by coarsening 3; use levels=2 or less"),
     ],
