@@ -122,14 +122,15 @@ class Option:
         """What to say where its value is missing."""
         return f"{self.flag} takes {self.takes}: give such as {self.example}."
 
-    def read(self, texts: Sequence[str]) -> Any:
-        """Its value from what was typed behind the flag; of a switch from the flag.
+    def read(self, typed: bool | str | Sequence[str]) -> Any:
+        """Its value from what argparse has found behind the flag.
 
         Raises:
             InputError: that is none.
         """
-        if self.switch:
-            return texts[0] == self.flag
+        if isinstance(typed, bool):
+            return typed
+        texts = [typed] if isinstance(typed, str) else typed
         values = tuple(self._value(text) for text in texts)
         return values if self.several and not (self.single and len(values) == 1) else values[0]
 

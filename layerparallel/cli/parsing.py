@@ -26,6 +26,7 @@ OPTION = re.compile(r"-(?!\.?\d|$)")
 REFUSALS = {
     re.compile(r"unrecognized arguments: (?P<typed>[^\s=]+)"): "unknown",
     re.compile(r"argument (?P<flag>--[\w-]+).*: expected (one|at least one) argument"): "empty",
+    re.compile(r"argument (?P<flag>--\S+): ignored explicit argument '(?P<value>.*)'"): "full",
     re.compile(r"the following arguments are required: RUN"): "nowhere",
 }
 """What argparse says, and which method says it in our words."""
@@ -98,22 +99,6 @@ def _dashed(text: str) -> str:
     return flag.replace("_", "-") + equals + value if flag.startswith("--") else text
 
 
-class Once(argparse.Action):
-    """Keeps what was typed behind an option, as a list; an option may be given once."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        flag: Any = None,
-    ) -> None:
-        if hasattr(namespace, self.dest):
-            parser.error(f"{flag} is given twice: give it once.")
-        texts = [flag] if self.nargs == 0 else [values] if isinstance(values, str) else values
-        setattr(namespace, self.dest, texts)
-
-
 class Parser(argparse.ArgumentParser):
     """A parser that exits with one sentence; an unknown option is met with the one that was meant.
 
@@ -178,20 +163,24 @@ class Parser(argparse.ArgumentParser):
         option = self.options.get(flag)
         return option.lacks if option else f"{flag} takes a value: see `{self.prog} --help`."
 
+    def full(self, flag: str, value: str) -> str:
+        """What to say to a switch with a value."""
+        return f"{flag} takes no value: leave out ={value}."
+
     def nowhere(self) -> str:
         """What to say where no run folder is given."""
         return f"`{self.command}` takes a run folder: give one that `layerparallel train` has named."
 
 
 def _add(section: Any, option: Option) -> None:
-    """Tells argparse of an option."""
-    shown: dict[str, Any] = {"action": Once, "default": argparse.SUPPRESS}
-    shown["help"] = option.help.replace("%", "%%")
-    many = {"nargs": "+"} if option.several else {}
+    """Tells argparse of an option, whose texts are read by the option itself."""
+    shown: dict[str, Any] = {"default": argparse.SUPPRESS, "help": option.help.replace("%", "%%")}
+    many: dict[str, Any] = {"nargs": "+"} if option.several else {}
     if option.shown.positional:
         metavar = option.shown.metavar.partition(" ")[0]
         section.add_argument(option.field, **shown, **many, metavar=metavar)
     elif option.switch:
-        section.add_argument(*option.flags, **shown, dest=option.field, nargs=0)
+        action = argparse.BooleanOptionalAction
+        section.add_argument(option.flag, **shown, dest=option.field, action=action)
     else:
         section.add_argument(*option.flags, **shown, **many, dest=option.field, metavar=option.metavar)

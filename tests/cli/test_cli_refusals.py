@@ -82,7 +82,6 @@ OPTIONS = [
 VALUES = [
     (["--epochs", "ten"], "--epochs takes a whole number, not 'ten': give such as --epochs 150."),
     (["--epochs"], "--epochs takes a whole number: give such as --epochs 150."),
-    (["--epochs", "3", "--epochs", "4"], "--epochs is given twice: give it once."),
     (["--coarse", "picrad"], "not 'picrad': did you mean picard?"),
     (["--dtype", "float16"], "--dtype takes float32 or float64, not 'float16'"),
     (["--device", "tpu"], "--device takes cpu or cuda"),
