@@ -12,7 +12,7 @@ import layerparallel as lp
 from layerparallel.chains import convolution
 from layerparallel.chains.chain import Chain
 from layerparallel.solvers import MGRIT
-from layerparallel.solvers.cycles import Solvers
+from layerparallel.solvers.variants import Solvers
 from layerparallel.steps.state import State
 
 

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 import layerparallel as lp
 from layerparallel.recipes.base import channels_last
-from layerparallel.solvers.cycles import Solver
 from layerparallel.solvers.measure import Gradients
+from layerparallel.solvers.variants import Solver
 
 
 @dataclass(frozen=True)

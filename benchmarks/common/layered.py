@@ -16,7 +16,7 @@ import layerparallel as lp
 from layerparallel.chains.coarse import CoarseOperator
 from layerparallel.chains.convolution import ConvolutionAdjoint, ConvolutionChain
 from layerparallel.group.ranks import Messages
-from layerparallel.solvers.cycles import Solver
+from layerparallel.solvers.variants import Solver
 
 Call = Callable[..., Any]
 

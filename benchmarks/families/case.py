@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import layerparallel as lp
-from layerparallel.solvers.cycles import Solver
+from layerparallel.solvers.variants import Solver
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from torch.nn import functional
 
 import layerparallel as lp
 from layerparallel.network.tuning import describe
-from layerparallel.solvers.cycles import is_serial
 from layerparallel.solvers.measure import compare, gradients, median, rounds
+from layerparallel.solvers.variants import is_serial
 
 Row = dict[str, Any]
 ERROR = 0.1

@@ -33,7 +33,7 @@ from ..errors import UnknownNameError
 from ..network.chain import chain
 from ..network.network import Network
 from ..solvers import Serial
-from ..solvers.cycles import Solvers
+from ..solvers.variants import Solvers
 from .blocks import (
     Basic,
     BasicResidual,

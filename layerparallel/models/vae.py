@@ -18,7 +18,7 @@ from torch.nn import functional
 from ..errors import UnknownNameError
 from ..network.network import Network
 from ..solvers import Serial
-from ..solvers.cycles import Solvers
+from ..solvers.variants import Solvers
 from .residual import resnet
 
 Error = Literal["bce", "mse"]

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from ..solvers import MGRIT, Serial
-from ..solvers.cycles import Solver, Solvers, is_serial
+from ..solvers.variants import Solver, Solvers, is_serial
 from .bodies import Body, StackedBody, TiedBody, UnlikeBody
 from .network import Network
 

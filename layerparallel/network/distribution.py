@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..group import Group, layer_group
 from ..group.agreement import agree
 from ..group.blocks import Blocks
-from ..solvers.cycles import Solver
+from ..solvers.variants import Solver
 from .bodies import Body
 from .network import Chains, Network, Output
 from .propagate import interval_length

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..solvers.cycles import Solvers
 from ..solvers.measure import GradientError, Gradients, compare, median, timed, turns
+from ..solvers.variants import Solvers
 from ..steps import draws
 from .bodies import StackedBody
 from .network import Network

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..group.norms import Norms
 from ..solvers import MGRIT, Serial, Split
-from ..solvers.cycles import Solvers
 from ..solvers.remedies import remedy
 from ..solvers.solution import Solution
+from ..solvers.variants import Solvers
 from ..steps import draws
 from ..steps.state import State, as_given, as_state
 from .bodies import Body

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from ..solvers import Serial, Split
-from ..solvers.cycles import Solvers, fitted, is_serial, serially
 from ..solvers.measure import GradientError
+from ..solvers.variants import Solvers, fitted, is_serial, serially
 from .candidates import candidates, with_one_more
 from .gradients import Call, Measured, left_alone
 from .network import Network

@@ -14,7 +14,7 @@ from ..group.member import Member, Statistics
 from ..group.virtual import run
 from ..network.distribution import distribute
 from ..network.network import Network
-from ..solvers.cycles import Solvers
+from ..solvers.variants import Solvers
 from .task import Task
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..network.network import Network
-from ..solvers.cycles import Solvers
 from ..solvers.measure import Gradients, gradients
+from ..solvers.variants import Solvers
 from ..steps.state import as_state
 
 

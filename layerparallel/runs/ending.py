@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..network.network import Network
-from ..solvers.cycles import is_serial
+from ..solvers.variants import is_serial
 from .checkpoint import Moment
 from .evaluate import residuals_per_cycle, told, validation
 from .record import history, machine, read, write_summary

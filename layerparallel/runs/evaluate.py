@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..network.network import Network
 from ..parareal import PararealNetwork
 from ..solvers import Serial
-from ..solvers.cycles import is_serial, with_cycles
+from ..solvers.variants import is_serial, with_cycles
 from ..training.comparison import error_of
 
 Found = TypeVar("Found")

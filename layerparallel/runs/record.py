@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..network.network import Network
 from ..parareal import PararealNetwork
 from ..solvers import describe
-from ..solvers.cycles import fitted
+from ..solvers.variants import fitted
 from ..version import __version__
 from .files import write_atomically
 

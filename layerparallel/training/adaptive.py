@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..network.network import Network
-from ..solvers.cycles import (
+from ..solvers.variants import (
     Solvers,
     all_cycles,
     cycles_of,

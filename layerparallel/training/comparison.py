@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..network.network import Network
-from ..solvers.cycles import Solvers, serially
+from ..solvers.variants import Solvers, serially
 
 
 def error_of(network: Network, solver: Solvers, loss: Callable[[], Tensor]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import layerparallel as lp
 from layerparallel.group import ALONE, Group
-from layerparallel.solvers.cycles import Solvers
+from layerparallel.solvers.variants import Solvers
 
 
 @dataclass(frozen=True)

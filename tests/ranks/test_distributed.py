@@ -12,7 +12,7 @@ from ranks.rank_cases import Case, propagated, worst
 
 import layerparallel as lp
 from layerparallel.group import Link, virtual
-from layerparallel.solvers.cycles import Solver
+from layerparallel.solvers.variants import Solver
 
 TIGHT = 1e-12
 NAMES = [problem.name for problem in PROBLEMS if "large" not in problem.name]

@@ -18,7 +18,7 @@ from layerparallel.recipes.parareal import MnistParareal
 from layerparallel.runs import record
 from layerparallel.runs.evaluate import probe, residuals_per_cycle
 from layerparallel.runs.stopwatch import PARTS, SOLVES, Stopwatch
-from layerparallel.solvers.cycles import cycles_of, multigrid_parts, with_cycles
+from layerparallel.solvers.variants import cycles_of, multigrid_parts, with_cycles
 
 MULTIGRID = lp.MGRIT(levels=3, coarsening=(4, 2), relaxation=1, forward_cycles=3, samples=2)
 

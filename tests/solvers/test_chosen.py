@@ -9,7 +9,7 @@ from problems import PROBLEMS, Problem, batch, compare, gradients, small
 
 import layerparallel as lp
 from layerparallel.solvers import cost, describe, rebuild
-from layerparallel.solvers.cycles import fitted
+from layerparallel.solvers.variants import fitted
 
 
 def test_the_coarsening_is_near_the_root_of_the_depth():
