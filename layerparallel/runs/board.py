@@ -46,7 +46,7 @@ def summary_writer() -> Any:
 
 
 class Board:
-    """Writes the lines of a record to TensorBoard as they come: give it to `trainer.train`.
+    """Writes the lines of a record to TensorBoard as they come: give it to `runs.train`.
 
     Steps are epochs, counted through all phases. A resumed run takes back the epochs that it does
     over again.

@@ -27,7 +27,7 @@ class OneShot:
 
     Give the network a solver of few cycles with ``warm_start=True``, for example
     ``MGRIT(coarsening=8, forward_cycles=2, adjoint_cycles=2, warm_start=True)``. With
-    `layerparallel.optim.LBFGS` every trial of a line search starts from the states of the accepted
+    `layerparallel.LBFGS` every trial of a line search starts from the states of the accepted
     iterate, with the same number of cycles; and where its ``objective_error`` is 0 it becomes
     `state_error`.
 
