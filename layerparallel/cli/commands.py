@@ -143,7 +143,7 @@ def bench(arguments: list[str]) -> None:
             "`bench` takes a benchmark's name first: `layerparallel bench list` lists them."
         )
     elif arguments[0] not in known:
-        raise UnknownNameError("benchmark", arguments[0], known)
+        raise UnknownNameError("benchmark", arguments[0], ["list", *known])
     else:
         _load(known[arguments[0]]).main(arguments[1:])
 

@@ -36,6 +36,7 @@ NAMES = [
     (["predict", "level-set"], "did you mean 'level-sets'?"),
     (["predict", "mnist-vae", "--error", "bce"], "trains stages or subnetworks"),
     (["bench", "--json"], "takes a benchmark's name first: `layerparallel bench list` lists them."),
+    (["bench", "lst"], "There is no benchmark 'lst': did you mean 'list'?"),
     (["bench", "gradiant"], "There is no benchmark 'gradiant': did you mean 'gradient'?"),
     (["bench", "depth-independence"], "did you mean 'depth_independence'?"),
     (["list", "all"], "'all' belongs to no option"),
