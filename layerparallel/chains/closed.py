@@ -50,11 +50,6 @@ def _found(layer: nn.Module) -> tuple[type, Make] | None:
     return None
 
 
-def has_closed_form(layer: nn.Module) -> bool:
-    """Whether the author of a layer has written its steps out."""
-    return _found(layer) is not None
-
-
 def closed_form(layer: nn.Module) -> Make | None:
     """What makes a layer's chain in closed form; None where its form is not true of it.
 
@@ -64,6 +59,9 @@ def closed_form(layer: nn.Module) -> Make | None:
     if found is None:
         return None
     owner, make = found
-    altered = type(layer).forward is not owner.forward or is_parametrized(layer)
-    hooks = layer._forward_hooks or layer._forward_pre_hooks
-    return None if altered or hooks else make
+    altered = type(layer).forward is not owner.forward or "forward" in vars(layer)
+    hooks = (
+        *(layer._forward_hooks, layer._forward_pre_hooks),
+        *(layer._backward_hooks, layer._backward_pre_hooks),
+    )
+    return None if altered or is_parametrized(layer) or any(hooks) else make

@@ -15,7 +15,7 @@ from ..group.blocks import Blocks
 from ..steps.fields import At
 from ..steps.integrators import Integrator, block, euler
 from ..steps.repeatable import Statistics
-from ..steps.state import State, copy_into, state_map
+from ..steps.state import State, copy_into, differentiable, state_map
 from ..steps.unlike import Unlike
 from .chain import Chain, Intervals
 from .coarse import CoarseOperator
@@ -249,7 +249,7 @@ class _Graph:
 
 
 def _leaf(p: Tensor, on: bool) -> Tensor:
-    return p.detach().requires_grad_(on and p.is_floating_point())
+    return p.detach().requires_grad_(on and differentiable(p))
 
 
 class GenericAdjoint(TapedAdjoint[_Graph]):
@@ -313,11 +313,11 @@ class GenericAdjoint(TapedAdjoint[_Graph]):
         inputs = [*wanted, *parameters]
         kept = self.keep or not collect
         found = torch.autograd.grad(outputs, inputs, weights, retain_graph=kept, allow_unused=True)
-        found = [torch.zeros_like(w) if g is None else g for g, w in zip(found, inputs, strict=True)]
         if collect:
             self._gather(tape, over, found[len(wanted) :])
+        back = [torch.zeros_like(w) if g is None else g for g, w in zip(found, wanted, strict=False)]
         parts = len(u)
-        states = [tuple(found[k : k + parts]) for k in range(0, len(wanted), parts)]
+        states = [tuple(back[k : k + parts]) for k in range(0, len(wanted), parts)]
         if down_to == 0:
             if rhs_at is not None:
                 states[-1] = state_map(torch.add, states[-1], rhs_at[0])
@@ -327,11 +327,12 @@ class GenericAdjoint(TapedAdjoint[_Graph]):
                 copy_into(into_at[p], state)
         return states[-1]
 
-    def _gather(self, tape: _Graph, over: Intervals, found: list[Tensor]) -> None:
+    def _gather(self, tape: _Graph, over: Intervals, found: Sequence[Tensor | None]) -> None:
+        """Adds up gradients; a parameter that no step has used gets none."""
         remaining = iter(found)
         for k, leaf in enumerate(tape.own):
-            if leaf.requires_grad:
-                self._add_own(k, over, next(remaining)[:, 0])
+            if leaf.requires_grad and (gradient := next(remaining)) is not None:
+                self._add_own(k, over, gradient[:, 0])
         for k, leaf in enumerate(tape.shared, start=len(tape.own)):
-            if leaf.requires_grad:
-                self._add_shared(k, next(remaining))
+            if leaf.requires_grad and (gradient := next(remaining)) is not None:
+                self._add_shared(k, gradient)

@@ -7,6 +7,7 @@ computes; those of `crossing` carry values between ranks.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from ..chains.placement import Placement
 from ..group.base import Group
 from ..solvers import MGRIT, Serial, Split
 from ..solvers.solution import Solution
+from ..steps.examination import Signs, uncached
 from ..steps.repeatable import Statistics
-from ..steps.state import State, as_state
+from ..steps.state import Carried, State, as_state, differentiable
 from .driven import Driven
 
 Solver = Serial | MGRIT | Split
@@ -46,11 +48,17 @@ class Binder(Protocol):
 
     def placement(self, length: int) -> Placement | None: ...
 
-    def bind(self, tensors: Sequence[Tensor], placement: Placement | None) -> Chain: ...
+    def bind(
+        self, tensors: Sequence[Tensor], placement: Placement | None, carried: Carried
+    ) -> Chain: ...
 
     def unbind(self, gradients: dict[int, Tensor], chain: Chain) -> dict[int, Tensor]: ...
 
-    def examine(self, u: State, inputs: State) -> None: ...
+    def examine(
+        self, u: State, inputs: State, carried: Carried, several: bool, anew: bool = False
+    ) -> bool: ...
+
+    def signs(self, device: torch.device) -> Signs | None: ...
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None: ...
 
@@ -70,6 +78,8 @@ class _Call:
     body: Binder
     solver: Solver
     parts: int
+    inputs: int
+    carried: Carried
     guess: Guess | None
     report: Callable[[Direction, Solution], None]
 
@@ -85,7 +95,7 @@ def propagate(
     """u[N] of the chain that `body` makes of its parameters, differentiable.
 
     Args:
-        u0: the first state, in the user's shapes.
+        u0: the first state, in the user's shapes. Parts of it that have no derivative are carried along.
         inputs: inputs per step, each (N, ...), of a driven chain.
         report: called with "forward" or "adjoint" and the solution.
         guess: where to start from, and where to leave the C-point states for the next call.
@@ -101,23 +111,78 @@ def propagate(
             "transform net.to_serial() instead"
         )
     solver.check(body.depth)
+    u0, carried = Carried.of(u0)
     if torch.is_grad_enabled() or body.notes or not isinstance(solver, Serial):
-        body.examine(u0, tuple(inputs))
-    call = _Call(body, solver, len(u0), guess, report)
+        body.examine(u0, tuple(inputs), carried, _several(solver))
+    call = _Call(body, solver, len(u0), len(inputs), carried, guess, report)
     tensors = (*u0, *inputs, *body.tensors(), *body.nothings())
     on_ranks = not body.group.alone  # where another rank may have what requires a gradient
     if not torch.is_grad_enabled() or not (on_ranks or any(t.requires_grad for t in tensors)):
         with torch.no_grad():
-            return _forward(call, tensors, record=False)[0]
-    return _Propagate.apply(call, *tensors)
+            return carried.whole(_forward(call, tensors, record=False)[0])
+    return carried.whole(_Propagate.apply(call, *tensors))
+
+
+def _several(solver: Solver) -> bool:
+    """Whether it evaluates several steps at once."""
+    return not (isinstance(solver, Serial) and solver.memory == "store")
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """A forward solve, before anything has been told of it."""
+
+    solution: Solution
+    chain: Chain
+    adjoint: Adjoint | None
+    statistics: Statistics | None
 
 
 def _forward(
     call: _Call, tensors: Sequence[Tensor], record: bool
 ) -> tuple[State, Chain, Adjoint | None]:
     u0, body = tuple(tensors[: call.parts]), call.body
+    found = _as_examined(call, tensors, record)
+    chain, solution = found.chain, found.solution
+    if body.group.alone:  # on ranks the next module does, in a place where all hear of it
+        refuse_non_finite(u0, solution.end)
+    if found.statistics is not None:
+        body.commit(found.statistics, chain.placement)
+    if call.guess is not None:
+        call.guess.forward = _left(call.solver.forward.forward, solution)
+    call.report("forward", solution)
+    return chain.unpack(solution.end, u0), chain, found.adjoint
+
+
+def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solved:
+    """Solves; once more where steps turn out to do other things than when they were examined."""
+    u0 = tuple(tensors[: call.parts])
+    signs = call.body.signs(u0[0].device)
+    if signs is None:
+        return _solved(call, tensors, record, signs)
+
+    def changed() -> bool:
+        inputs = tuple(tensors[call.parts : call.parts + call.inputs])
+        return call.body.examine(u0, inputs, call.carried, _several(call.solver), anew=True)
+
+    numbers = torch.get_rng_state()
+    try:
+        found = _solved(call, tensors, record, signs)
+    except RuntimeError:
+        if not changed():
+            raise
+    else:
+        if not signs.shown() or not changed():
+            return found
+    torch.set_rng_state(numbers)
+    return _solved(call, tensors, record, None)
+
+
+def _solved(call: _Call, tensors: Sequence[Tensor], record: bool, signs: Signs | None) -> _Solved:
+    u0, body = tuple(tensors[: call.parts]), call.body
     placement = body.placement(interval_length(call.solver, body.depth))
-    chain = body.bind(tensors[call.parts : len(tensors) - len(body.nothings())], placement)
+    given = tensors[call.parts : len(tensors) - len(body.nothings())]
+    chain = body.bind(given, placement, call.carried)
     solver = call.solver.forward.forward
     adjoint = chain.linearise(solver.groups(body.depth)) if record else None
     statistics = chain.statistics if isinstance(chain, GenericChain) else None
@@ -128,18 +193,12 @@ def _forward(
     if adjoint is not None:
         adjoint.like = packed
     guess = _fitting(call.guess.forward, solver, chain, packed) if call.guess is not None else None
-    solution = _guarded(solver, chain, packed, guess, recorder, False)
+    with signs or contextlib.nullcontext(), uncached():
+        solution = _guarded(solver, chain, packed, guess, recorder, False)
     if placement is not None:
         ends = placement.ends(reverse=False)[1], body.group.size - 1
         solution.end = hand_over(body.group, solution.end, *ends)
-    if body.group.alone:  # on ranks the next module does, in a place where all hear of it
-        refuse_non_finite(u0, solution.end)
-    if statistics is not None:
-        call.body.commit(statistics, placement)
-    if call.guess is not None:
-        call.guess.forward = _left(solver, solution)
-    call.report("forward", solution)
-    return chain.unpack(solution.end, u0), chain, adjoint
+    return _Solved(solution, chain, adjoint, statistics)
 
 
 class _Propagate(torch.autograd.Function):
@@ -169,7 +228,7 @@ class _Propagate(torch.autograd.Function):
         adjoint.keep = _graph_is_kept()
         parts = call.parts
         device, enabled, dtype = ctx.autocast
-        with torch.autocast(device, dtype=dtype, enabled=enabled):
+        with torch.autocast(device, dtype=dtype, enabled=enabled), uncached():
             packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
             placement, group = ctx.chain.placement, call.body.group
             if placement is not None:
@@ -312,23 +371,30 @@ def finite(group: Group, value: Any) -> Any:
 
 
 def fitting(body: Binder, u0: State) -> State:
-    """The first state in the parameters' dtype and on their device, or an error."""
-    tensors = body.tensors()
-    parameter = next(iter(tensors), None)
-    if parameter is None:  # under autocast the opening's value may be too short for a chain
-        autocast = torch.is_autocast_enabled(u0[0].device.type)
-        return tuple(a.float() if autocast and a.itemsize < 4 else a for a in u0)
-    places = {p.device for p in tensors}
+    """The first state as the chain takes it: on its device, under autocast in 32 bits at least.
+
+    Raises:
+        ValueError: it is on another device, or all parameters have another dtype.
+    """
+    tensors = [p for p in body.tensors() if differentiable(p)]
+    dtypes, places = {p.dtype for p in tensors}, {p.device for p in tensors}
+    state = []
     for a in u0:
-        if {a.device} != places:
+        if places and places != {a.device}:
             raise ValueError(
                 f"the state is on {a.device} and the body's parameters on "
                 f"{', '.join(sorted(map(str, places)))}; "
                 "move the network and its input to one device"
             )
-        if a.dtype != parameter.dtype and not torch.is_autocast_enabled(a.device.type):
+        autocast = torch.is_autocast_enabled(a.device.type)
+        if autocast and a.is_floating_point():  # the opening's value may be too short for a chain
+            state.append(a.float() if a.itemsize < 4 else a)
+            continue
+        (only,) = dtypes if len(dtypes) == 1 else (a.dtype,)
+        if not autocast and differentiable(a) and only != a.dtype and not only.is_complex:
             raise ValueError(
-                f"the state is {a.dtype} and the body's parameters are {parameter.dtype}; "
+                f"the state is {a.dtype} and the body's parameters are {only}; "
                 "convert the input or the network"
             )
-    return tuple(a.to(parameter.dtype) for a in u0)
+        state.append(a)
+    return tuple(state)

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..steps.fields import takes_time
+from ..steps.contents import takes_time
 from ..steps.integrators import INTEGRATORS
-from ..steps.state import State, as_given, as_state
+from ..steps.state import Carried, State, as_state
 from .driven import Driven
 
 
 class SerialBody(nn.ModuleList):
     """Layer by layer, as anyone would write it; ``state_dict`` names ``{n}.weight``."""
 
-    def __init__(self, layers: Iterable[nn.Module], h: float, integrator: str):
+    def __init__(self, layers: Iterable[nn.Module], h: float, integrator: str, timed: bool = True):
         super().__init__(layers)
-        self.h, self.integrator = h, integrator
-        self.plain = integrator == "euler" and not takes_time(self[0])
+        self.h, self.integrator, self.timed = h, integrator, timed and takes_time(self[0])
+        self.plain = integrator == "euler" and not self.timed
 
     def forward(self, u: Tensor | State) -> Tensor | State:
         if self.plain and isinstance(u, Tensor):
@@ -28,21 +28,22 @@ class SerialBody(nn.ModuleList):
                 u = torch.add(u, layer(u), alpha=self.h)
             return u
         for n, layer in enumerate(self):
-            u = serial_step(layer, u, n, self.h, self.integrator)
+            u = serial_step(layer, u, n, self.h, self.integrator, timed=self.timed)
         return u
 
 
 class SerialTied(nn.Module):
     """The same module `depth` times."""
 
-    def __init__(self, layer: nn.Module, depth: int, h: float, integrator: str):
+    def __init__(self, layer: nn.Module, depth: int, h: float, integrator: str, timed: bool = True):
         super().__init__()
         self.layer, self.depth, self.h, self.integrator = layer, depth, h, integrator
+        self.timed = timed and takes_time(layer)
 
     def forward(self, u: Tensor | State, *inputs: Tensor) -> Tensor | State:
         for n in range(self.depth):
             here = [x[n] for x in inputs]
-            u = serial_step(self.layer, u, n, self.h, self.integrator, *here)
+            u = serial_step(self.layer, u, n, self.h, self.integrator, *here, timed=self.timed)
         return u
 
 
@@ -62,18 +63,23 @@ class SerialFunction(nn.Module):
 
 
 def serial_step(
-    layer: nn.Module, u: Tensor | State, n: int, h: float, integrator: str, *inputs: Tensor
+    layer: nn.Module,
+    u: Tensor | State,
+    n: int,
+    h: float,
+    integrator: str,
+    *inputs: Tensor,
+    timed: bool = False,
 ) -> Tensor | State:
     """One step from the state u, of layer n; `inputs` are those of this step."""
-    state = as_state(u, "the state")
-    t = torch.tensor(n * h, dtype=state[0].dtype, device=state[0].device)
-    timed = takes_time(layer)
+    state, carried = Carried.of(as_state(u, "the state"))
+    t = torch.tensor(n * h, dtype=state[0].real.dtype, device=state[0].device)
 
     def residual(v: State, s: Tensor | None) -> State:
         extra = {"t": s} if timed else {}
-        return as_state(layer(as_given(v), *inputs, **extra), "a step's value")
+        return carried.moving(layer(carried.given(v), *inputs, **extra), "a step's value")
 
-    return as_given(INTEGRATORS[integrator](residual, state, t, h))
+    return carried.given(INTEGRATORS[integrator](residual, state, t, h))
 
 
 class SerialNetwork(nn.Module):

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .bodies import Body
-from .chain import chain
+from .bodies import Body, StackedBody, TiedBody, UnlikeBody
 from .sequence import hooked, in_order, refuse_whole
 
 PLAIN = (nn.Sequential, nn.ModuleList)
@@ -64,7 +63,7 @@ def _runs(flat: list[nn.Module], example: Any) -> Iterator[list[nn.Module]]:
     run: list[nn.Module] = []
     try:
         with torch.no_grad():
-            value = example
+            value = example.clone() if isinstance(example, Tensor) else example  # they may change it
             for module in flat:
                 before, value = value, module.eval()(value)
                 keeps = _shape(before) == _shape(value) and any(True for _ in module.parameters())
@@ -89,9 +88,15 @@ def _shape(value: Any) -> Any:
 
 
 def _chain(run: list[nn.Module], stacked: bool) -> Body:
+    """An argument named t is the model's own: its modules call each other without one."""
     if all(module is run[0] for module in run):
-        return chain(run[0], len(run), integrator="block", tied=True)
-    return chain(run, integrator="block", stacked=stacked)
+        body: Body = TiedBody(run[0], len(run), 1.0, "block")
+    elif stacked:
+        body = StackedBody.of(run, 1.0, "block")
+    else:
+        body = UnlikeBody(run, 1.0, "block", timed=False)
+    body.timed = False
+    return body
 
 
 def _joined(modules: list[nn.Module]) -> nn.Module:

@@ -58,7 +58,7 @@ class Step(Piece):
         chain: Any = self.holder
         if chain.plain and isinstance(value, Tensor):
             return torch.add(value, self.module(value), alpha=chain.h)
-        return serial_step(self.module, value, self.n, chain.h, chain.integrator)
+        return serial_step(self.module, value, self.n, chain.h, chain.integrator, timed=chain.timed)
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,13 @@ class TiedStep(Piece):
     def __call__(self, value: Any) -> Any:
         chain: Any = self.holder
         if not isinstance(value, Driven):
-            return serial_step(self.module, value, self.n, chain.h, chain.integrator)
+            return serial_step(self.module, value, self.n, chain.h, chain.integrator, timed=chain.timed)
         inputs = value.inputs if isinstance(value.inputs, tuple) else (value.inputs,)
         here = [x[self.n] for x in inputs]
-        state = serial_step(self.module, value.state, self.n, chain.h, chain.integrator, *here)
+        options = {"timed": chain.timed}
+        state = serial_step(
+            self.module, value.state, self.n, chain.h, chain.integrator, *here, **options
+        )
         return state if self.n == chain.depth - 1 else Driven(state, inputs)
 
 

@@ -6,7 +6,6 @@ the parameters (I, ...) of those steps, `shared` those that all steps have in co
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from .attention import has_attention, plain_attention
+from .contents import takes_time
 from .repeatable import Repeatable, Statistics, batch_norms, spared
-from .state import State, as_given, as_state
+from .state import NOTHING, Carried, State
 
 
 def compiled_step(step: Callable[..., State]) -> Callable[..., State]:
@@ -37,9 +37,36 @@ def compiled_step(step: Callable[..., State]) -> Callable[..., State]:
     return call
 
 
-def takes_time(module: nn.Module) -> bool:
-    """Whether the module's forward has an argument named ``t``."""
-    return "t" in inspect.signature(module.forward).parameters
+@dataclass(frozen=True)
+class Manner:
+    """How the steps of a chain are called.
+
+    Args:
+        timed: modules whose forward has an argument t are given the time.
+        watched: they have dropout, or batch norm in training.
+        in_place: they change the state in place, and get a copy of it.
+        carried: parts of the state that they are given, too, and pass along.
+    """
+
+    timed: bool = True
+    watched: bool = False
+    in_place: bool = False
+    carried: Carried = NOTHING
+
+    def given(self, u: State) -> Any:
+        """One state as the user's code sees it."""
+        return self.carried.given(tuple(a.clone() for a in u) if self.in_place else u)
+
+    def moving(self, value: object) -> State:
+        """What moves of what the user's code has returned."""
+        return self.carried.moving(value, "a step's value")
+
+    def takes_time(self, module: nn.Module) -> bool:
+        """Whether the module is given the time."""
+        return self.timed and takes_time(module)
+
+
+PLAINLY = Manner()
 
 
 @dataclass(frozen=True)
@@ -66,8 +93,8 @@ class Watched:
         random, statistics: whether dropout, or batch norm in training, was met in any call.
     """
 
-    def __init__(self, module: nn.Module):
-        self.module, self.timed = module, takes_time(module)
+    def __init__(self, module: nn.Module, manner: Manner = PLAINLY):
+        self.module, self.manner, self.timed = module, manner, manner.takes_time(module)
         self.random = self.statistics = False
 
     def single(
@@ -77,8 +104,8 @@ class Watched:
         parameters: dict[str, Tensor],
         arguments: tuple,
         t: Tensor | None = None,
-    ) -> tuple[State, list[tuple[Tensor, Tensor]]]:
-        """One step: its value, and the batch statistics met."""
+    ) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
+        """One step: what the module returns, and the batch statistics met."""
         norms = batch_norms(self.module)
         tensors = {**spared(norms), **parameters}
         extra = {"t": t} if self.timed else {}
@@ -86,7 +113,7 @@ class Watched:
             value = functional_call(self.module, tensors, arguments, extra)
         self.random |= mode.random
         self.statistics |= bool(mode.uses)
-        return as_state(value, "a step's value"), mode.found
+        return value, mode.found
 
     def __call__(
         self,
@@ -100,7 +127,8 @@ class Watched:
 
         def single(v: State, p: tuple[Tensor, ...], n: Tensor, t: Tensor | None) -> Any:
             parameters, inputs = parted(p)
-            return self.single(mode, n, parameters, (as_given(v), *inputs), t)
+            value, found = self.single(mode, n, parameters, (self.manner.given(v), *inputs), t)
+            return self.manner.moving(value), found
 
         n = torch.as_tensor(list(at.layers), device=u[0].device)
         t = at.t if self.timed else None
@@ -122,44 +150,48 @@ class Stacked:
 
     Args:
         names: the parameters, and buffers that are stacked too, in the order of `own`.
+        held: what else the module holds, in the order of `shared`.
         compiled: the batched step goes through torch.compile.
-        watched: the module has dropout or batch norm in training.
     """
 
     def __init__(
         self,
         template: nn.Module,
         names: Sequence[str],
+        held: Sequence[str] = (),
         compiled: bool = False,
-        watched: bool = False,
+        manner: Manner = PLAINLY,
     ):
-        self.template, self.names = template, tuple(names)
-        self.timed, self.indexed, self.unlike = takes_time(template), watched, False
-        self.watched = Watched(template) if watched else None
+        self.template, self.names, self.held, self.manner = template, tuple(names), tuple(held), manner
+        self.timed, self.indexed, self.unlike = manner.takes_time(template), manner.watched, False
+        self.watched = Watched(template, manner) if manner.watched else None
         self._attention = has_attention(template)
-        self._batched = vmap(self._single, in_dims=(0, 0, 0 if self.timed else None))
+        self._batched = vmap(self._single, in_dims=(0, 0, None, 0 if self.timed else None))
         self._alone = self._single
         if compiled:
             self._batched, self._alone = compiled_step(self._batched), compiled_step(self._single)
 
-    def _single(self, u: State, own: tuple[Tensor, ...], t: Tensor | None) -> State:
-        parameters = dict(zip(self.names, own, strict=True))
+    def _single(
+        self, u: State, own: tuple[Tensor, ...], shared: tuple[Tensor, ...], t: Tensor | None
+    ) -> State:
+        tensors = dict(zip((*self.names, *self.held), (*own, *shared), strict=True))
         extra = {"t": t} if self.timed else {}
-        return as_state(
-            functional_call(self.template, parameters, (as_given(u),), extra), "a step's value"
-        )
+        value = functional_call(self.template, tensors, (self.manner.given(u),), extra)
+        return self.manner.moving(value)
 
     def __call__(self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], at: At) -> State:
+        own, shared = tuple(own), tuple(shared)
         with plain_attention(self._attention):
             if self.watched is not None:
+                others = dict(zip(self.held, shared, strict=True))
                 return self.watched(
-                    u, tuple(own), at, lambda p: (dict(zip(self.names, p, strict=True)), ())
+                    u, own, at, lambda p: ({**dict(zip(self.names, p, strict=True)), **others}, ())
                 )
             if u[0].shape[0] == 1:  # one step: vmap would only cost time
                 t = at.t[0] if at.t is not None else None
-                single = self._alone(tuple(a[0] for a in u), tuple(p[0] for p in own), t)
+                single = self._alone(tuple(a[0] for a in u), tuple(p[0] for p in own), shared, t)
                 return tuple(a.unsqueeze(0) for a in single)
-            return self._batched(u, tuple(own), at.t)
+            return self._batched(u, own, shared, at.t)
 
 
 class Tied:
@@ -179,11 +211,11 @@ class Tied:
         names: Sequence[str],
         compiled: bool = False,
         folds: bool = True,
-        watched: bool = False,
+        manner: Manner = PLAINLY,
     ):
-        self.module, self.names, self.folds = module, tuple(names), folds
-        self.timed, self.indexed = takes_time(module), watched
-        self.watched = Watched(module) if watched else None
+        self.module, self.names, self.folds, self.manner = module, tuple(names), folds, manner
+        self.timed, self.indexed = manner.takes_time(module), manner.watched
+        self.watched = Watched(module, manner) if manner.watched else None
         self._attention = has_attention(module)
         self._folded = compiled_step(self._call) if compiled else self._call
 
@@ -192,10 +224,8 @@ class Tied:
     ) -> State:
         extra = {"t": t} if self.timed else {}
         parameters = dict(zip(self.names, shared, strict=True))
-        return as_state(
-            functional_call(self.module, parameters, (as_given(u), *inputs), extra),
-            "a step's value",
-        )
+        arguments = (self.manner.given(u), *inputs)
+        return self.manner.moving(functional_call(self.module, parameters, arguments, extra))
 
     def __call__(self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], at: At) -> State:
         count = u[0].shape[0]
@@ -222,14 +252,14 @@ class Function:
     indexed = unlike = False
     timed = True
 
-    def __init__(self, step: Callable[..., object]):
-        self.step = step
+    def __init__(self, step: Callable[..., object], manner: Manner = PLAINLY):
+        self.step, self.manner = step, manner
 
     def whole_step(self, u: State, t: Tensor, dt: float) -> State:
         """I steps at once: u of shape (I, ...), t of shape (I,)."""
 
         def single(v: State, s: Tensor) -> State:
-            return as_state(self.step(as_given(v), s, dt), "a step's value")
+            return self.manner.moving(self.step(self.manner.given(v), s, dt))
 
         if u[0].shape[0] == 1:
             return tuple(a.unsqueeze(0) for a in single(tuple(a[0] for a in u), t[0]))

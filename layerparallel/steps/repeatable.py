@@ -143,8 +143,10 @@ class Repeatable(TorchFunctionMode):
             return input
         if func in ALPHA:
             scale = ((1 - p) * (1 + p * SELU_FLOOR**2)) ** -0.5
-            return scale * torch.where(mask, input, SELU_FLOOR) - scale * p * SELU_FLOOR
-        return torch.where(mask, input, 0.0) / (1 - p) if p < 1 else torch.zeros_like(input)
+            value = scale * torch.where(mask, input, SELU_FLOOR) - scale * p * SELU_FLOOR
+        else:
+            value = torch.where(mask, input, 0.0) / (1 - p) if p < 1 else torch.zeros_like(input)
+        return input.copy_(value) if inplace else value  # the caller may use `input` itself
 
     def _attention(
         self,
@@ -170,6 +172,8 @@ class Repeatable(TorchFunctionMode):
         elif attn_mask is not None:
             scores = scores + attn_mask
         weights = scores.softmax(-1)
+        if attn_mask is not None:  # rows without a key: torch's answer is 0
+            weights = weights.masked_fill((scores == float("-inf")).all(-1, keepdim=True), 0.0)
         return self._dropout(functional.dropout, weights, dropout_p, True, False) @ value
 
     def _batch_norm(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,6 +30,61 @@ def as_state(value: object, what: str) -> State:
 def as_given(state: State) -> Tensor | State:
     """A state as the user's code sees it: a bare tensor if it has one part."""
     return state[0] if len(state) == 1 else state
+
+
+def differentiable(a: Tensor) -> bool:
+    """Whether a tensor can have a gradient: real or complex numbers, no integers or flags."""
+    return a.is_floating_point() or a.is_complex()
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Parts of a state that have no derivative (masks, indices).
+
+    Steps are given them, by their places in the state, and have to pass them along unchanged; chains
+    and solvers do not see them.
+    """
+
+    parts: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, state: State) -> tuple[State, Carried]:
+        """What moves from step to step, and what is carried along.
+
+        Raises:
+            ValueError: nothing moves.
+        """
+        carried = {k: a for k, a in enumerate(state) if not differentiable(a)}
+        if len(carried) == len(state):
+            raise ValueError(
+                f"the state is {', '.join(sorted({str(a.dtype) for a in state}))}, which has no "
+                "derivative; convert it to real or complex numbers"
+            )
+        return tuple(a for a in state if differentiable(a)), cls(carried)
+
+    def whole(self, moving: State) -> State:
+        """A state with all of its parts."""
+        if not self.parts:
+            return moving
+        rest = iter(moving)
+        count = len(moving) + len(self.parts)
+        return tuple(self.parts[k] if k in self.parts else next(rest) for k in range(count))
+
+    def given(self, moving: State) -> Tensor | State:
+        """A state as the user's code sees it."""
+        return as_given(self.whole(moving))
+
+    def moving(self, value: object, what: str) -> State:
+        """The parts that move of what the user's code has returned.
+
+        Raises:
+            TypeError: it is no state.
+        """
+        state = as_state(value, what)
+        return tuple(a for k, a in enumerate(state) if k not in self.parts) if self.parts else state
+
+
+NOTHING = Carried()
 
 
 def state_map(function: Callable[..., Tensor], *states: State) -> State:

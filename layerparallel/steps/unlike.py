@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..group.base import Group
-from .attention import has_attention, plain_attention
-from .fields import At, Watched
+from .attention import plain_attention
+from .fields import PLAINLY, At, Manner, Watched
 from .repeatable import Repeatable, frozen_statistics
-from .state import State, as_given, as_state
+from .state import State
 
 
 class Unlike:
@@ -20,8 +20,8 @@ class Unlike:
 
     Args:
         modules: of all steps of the whole chain, in order.
-        held: the steps whose parameters `shared` has, in this order; all of them if None.
-        frozen: `shared` has the running statistics of batch norms that normalise by them, too.
+        names: of the tensors in `shared`, by step: of every step whose tensors it has, in this order.
+        attention: torch.nn's attention is inside.
     """
 
     indexed = unlike = True
@@ -30,23 +30,18 @@ class Unlike:
     def __init__(
         self,
         modules: Sequence[nn.Module],
-        watched: bool = False,
-        held: Sequence[int] | None = None,
-        frozen: bool = False,
+        names: Mapping[int, Sequence[str]],
+        attention: bool = False,
+        manner: Manner = PLAINLY,
     ):
-        self.modules = tuple(modules)
-        self.held = tuple(dict.fromkeys(range(len(self.modules)) if held is None else held))
-        self.names = [
-            (*dict(module.named_parameters()), *(frozen_statistics(module) if frozen else ()))
-            for module in modules
-        ]
+        self.modules, self.names, self.manner = tuple(modules), names, manner
         self.places: dict[int, slice] = {}
         end = 0
-        for n in self.held:
-            self.places[n] = slice(end, end + len(self.names[n]))
-            end += len(self.names[n])
-        self.watched = {n: Watched(modules[n]) for n in self.held} if watched else None
-        self._attention = any(has_attention(module) for module in modules)
+        for n, each in names.items():
+            self.places[n] = slice(end, end + len(each))
+            end += len(each)
+        self.watched = {n: Watched(modules[n], manner) for n in names} if manner.watched else None
+        self.attention = attention
 
     @property
     def layer_bytes(self) -> int:
@@ -69,35 +64,41 @@ class Unlike:
             want: the steps whose tensors every rank is to get.
             like: of the parameters' dtype and device.
         """
-        field = Unlike(self.modules, self.watched is not None, want[group.rank], frozen=True)
+        names = {n: self._all_names(n) for n in dict.fromkeys(want[group.rank])}
+        field = Unlike(self.modules, names, self.attention, self.manner)
         values = {}
         for n, at in self.places.items():
             buffers = dict(self.modules[n].named_buffers())
-            extra = field.names[n][len(self.names[n]) :]
+            extra = self._all_names(n)[len(self.names[n]) :]
             values[n] = [*shared[at], *(buffers[name] for name in extra)]
-        got = step_tensors(group, values, field.shapes, have, want, like)
-        return field, tuple(a for n in field.held for a in got[n])
+        got = step_tensors(group, values, self.shapes, have, want, like)
+        return field, tuple(a for n in names for a in got[n])
+
+    def _all_names(self, n: int) -> tuple[str, ...]:
+        """Of the tensors that another rank needs: running statistics that normalise, too."""
+        module = self.modules[n]
+        return (*dict(module.named_parameters()), *frozen_statistics(module))
 
     def shapes(self, n: int) -> list[torch.Size]:
-        """Of the tensors of step n."""
+        """Of the tensors of step n that another rank needs."""
         module = self.modules[n]
         found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        return [found[name].shape for name in self.names[n]]
+        return [found[name].shape for name in self._all_names(n)]
 
     def __call__(self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], at: At) -> State:
         results = []
-        with plain_attention(self._attention):
+        with plain_attention(self.attention):
             for i, n in enumerate(at.layers):
                 mine = shared[self.places[n]]
                 parameters = dict(zip(self.names[n], mine, strict=True))
-                v = as_given(tuple(a[i] for a in u))
+                v = self.manner.given(tuple(a[i] for a in u))
                 if self.watched is None:
                     value = functional_call(self.modules[n], parameters, (v,))
-                    results.append(as_state(value, f"the value of step {n}"))
+                    results.append(self.manner.moving(value))
                     continue
                 mode = Repeatable(at.key)
                 value, found = self.watched[n].single(mode, n, parameters, (v,))
-                results.append(value)
+                results.append(self.manner.moving(value))
                 if at.statistics is not None:
                     alone = [(mean[None], inverse[None]) for mean, inverse in found]
                     at.statistics.add((n,), mode.uses, alone)

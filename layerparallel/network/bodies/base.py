@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, cast
 
@@ -16,10 +18,10 @@ from ...chains.placement import Placement
 from ...chains.workspace import Workspace
 from ...group.base import ALONE, Group
 from ...group.blocks import Blocks
-from ...steps.checks import no_buffer_changes
-from ...steps.fields import Watched
+from ...steps.examination import Signs, same
+from ...steps.fields import Manner, Watched
 from ...steps.repeatable import BatchNorm, Statistics
-from ...steps.state import State
+from ...steps.state import NOTHING, Carried, State
 
 KEPT_BYTES = 1 << 30
 """Most scratch memory that a body keeps from one training step to the next."""
@@ -27,20 +29,38 @@ KEPT_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Habits:
-    """What the steps of a chain do in the present mode: draw dropout masks, note batch statistics."""
+    """What the steps of a chain do in the present mode.
+
+    Attributes:
+        random: they draw dropout's masks.
+        statistics: they note batch statistics.
+        in_place: they change the state in place.
+        buffered: they have buffers, besides those of batch norm.
+    """
 
     random: bool = False
     statistics: bool = False
+    in_place: bool = False
+    buffered: bool = False
 
     @classmethod
-    def of(cls, *watched: Watched | None) -> Habits:
-        """Those of fields that have evaluated every step."""
-        met = [w for w in watched if w is not None]
-        return cls(any(w.random for w in met), any(w.statistics for w in met))
+    def of(cls, watched: Watched, in_place: bool) -> Habits:
+        """Those of a module that has been called."""
+        parts = watched.module.modules()
+        buffered = any(part._buffers and not isinstance(part, BatchNorm) for part in parts)
+        return cls(watched.random, watched.statistics, in_place, buffered)
+
+    def __or__(self, other: Habits) -> Habits:
+        return Habits(*(a or b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
-    def any(self) -> bool:
+    def watched(self) -> bool:
+        """Whether steps have to be watched when they are evaluated."""
         return self.random or self.statistics
+
+    def manner(self, timed: bool, carried: Carried) -> Manner:
+        """How steps with these habits are called."""
+        return Manner(timed, self.watched, self.in_place, carried)
 
     def key(self, group: Group) -> int | None:
         """A key for the masks of a propagation, from torch's global generator; one for all ranks."""
@@ -62,15 +82,22 @@ class Body(nn.Module):
         self.group: Group = ALONE
         self._blocks: Blocks | None = None
         self.workspace = Workspace(KEPT_BYTES)
-        self._examined: dict[tuple[bool, ...], Habits] = {}
-        self._fields: dict[Any, Any] = {}  # kept, so that what they compile is compiled once
+        self.timed = True
+        """Modules whose forward has an argument t are given the time."""
+        self._examined: dict[Hashable, Habits] = {}
+        self._fields: dict[Any, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own fields: those of the original evaluate the original's modules."""
         return {**self.__dict__, "_fields": {}, "_examined": {}}
 
+    compiled = False
+    """Whether the batched step goes through torch.compile."""
+
     def _field(self, make: Callable[[], Any], *which: Any) -> Any:
-        """The field of these settings."""
+        """A field of these settings; one that compiles its step is made once."""
+        if not self.compiled:
+            return make()
         if which not in self._fields:
             self._fields[which] = make()
         return self._fields[which]
@@ -129,8 +156,13 @@ class Body(nn.Module):
         """The parameters a propagation differentiates, in the order `bind` takes them."""
         return list(self.parameters())
 
-    def bind(self, tensors: Sequence[Tensor], placement: Placement | None = None) -> Chain:
-        """The chain of these parameter tensors, inputs per step in front of them.
+    def bind(
+        self,
+        tensors: Sequence[Tensor],
+        placement: Placement | None = None,
+        carried: Carried = NOTHING,
+    ) -> Chain:
+        """The chain of these tensors, inputs per step in front of those of `tensors`.
 
         On a layer group the inputs are those of the first rank, of which the others give no rows.
         """
@@ -140,14 +172,27 @@ class Body(nn.Module):
         """Gradients of what `bind` made `chain` of, by place, from those of the chain's own tensors."""
         return gradients
 
-    def examine(self, u: State, inputs: State) -> None:
+    vouched = False
+    """Whether the steps' author has written them out, so that they need no examination."""
+
+    def examine(
+        self, u: State, inputs: State, carried: Carried, several: bool, anew: bool = False
+    ) -> bool:
         """Finds out which steps need care, and refuses those that would go wrong silently.
 
         Done when first used in training and in evaluation, and when a part changes between the two.
 
+        Args:
+            carried: parts of the state that have no derivative.
+            several: steps will be evaluated many at once.
+            anew: examine although it was done, as what was found is no longer true.
+
+        Returns:
+            Whether the steps are to be called otherwise than before.
+
         Raises:
-            ValueError: a step draws random numbers other than by dropout, or changes its buffers; a
-                chain that takes none is given inputs; a compiled step has dropout or batch norm.
+            ValueError: a step would go wrong; a chain that takes none is given inputs; a compiled step
+                has dropout or batch norm.
         """
         if inputs and not self.takes_inputs:
             raise ValueError(
@@ -155,29 +200,45 @@ class Body(nn.Module):
                 "steps takes; make it by chain(module, depth, tied=True)"
             )
         self.driven = bool(inputs)
-        modes = self._modes()
-        if modes not in self._examined:
-            self._examined[modes] = self._examined_on_ranks(u, inputs)
-            if self._examined[modes].any and getattr(self, "compiled", False):
-                raise ValueError(
-                    "a compiled step has dropout or batch norm in training, which are evaluated "
-                    "repeatedly with care; leave torch.compile out"
-                )
+        before, modes, places = self.habits, self._modes(), tuple(carried.parts)
+        if anew:
+            self._examined.clear()
+        if (modes, True, places) not in self._examined and (
+            modes,
+            several,
+            places,
+        ) not in self._examined:
+            now = self._examined_on_ranks(u, inputs, carried, several)
+            self._examined[modes] = self._examined[modes, several, places] = now
+        now = self.habits
+        if self.compiled and (now.watched or carried.parts):
+            raise ValueError(
+                "a compiled step has dropout, batch norm in training or a state with masks, which are "
+                "evaluated with care; leave torch.compile out"
+            )
+        return now != before
+
+    def signs(self, device: torch.device) -> Signs | None:
+        """What to look at while steps are evaluated; None where they need no care."""
+        if self.vouched or not self.group.alone or self._modes() not in self._examined:
+            return None
+        return Signs(device, self.buffers if self.habits.buffered else lambda: ())
 
     @property
     def notes(self) -> bool:
         """Whether a training forward has running statistics to commit."""
         return any(isinstance(part, BatchNorm) and part.training for part in self.modules())
 
-    def _modes(self) -> tuple[bool, ...]:
-        return tuple(part.training for part in self.modules())
+    def _modes(self) -> Hashable:
+        """What changes where modules are replaced or switched over."""
+        return tuple((type(part), part.training) for part in self.modules())
 
     @property
     def habits(self) -> Habits:
         """Of the present mode; none where it was not examined, which only evaluation goes without."""
         return self._examined.get(self._modes(), Habits())
 
-    def _examined_on_ranks(self, u: State, inputs: State) -> Habits:
+    def _examined_on_ranks(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
         """What any rank that examines has found; the first refusal is raised on all."""
         found: Habits | Exception = Habits()
         if not self.group.alone:
@@ -186,8 +247,7 @@ class Body(nn.Module):
                 self.group.broadcast(a, 0)
         if self.group.first or (self.everywhere and self.block):
             try:
-                with torch.no_grad(), no_buffer_changes(self, "a step"):
-                    found = self._examine(u, inputs)
+                found = self._examine(tuple(a.detach() for a in u), inputs, carried, several)
             except (ValueError, TypeError, RuntimeError) as error:
                 if self.group.alone:
                     raise
@@ -196,14 +256,14 @@ class Body(nn.Module):
         for each in every:
             if isinstance(each, Exception):
                 raise each
-        return Habits(*(any(column) for column in zip(*[astuple(each) for each in every], strict=True)))
+        return functools.reduce(operator.or_, every)
 
     everywhere = False
     """Whether every rank examines, and not the first alone: where steps are of several kinds."""
     takes_inputs = False
     """Whether a chain may have an input per step."""
 
-    def _examine(self, u: State, inputs: State) -> Habits:
+    def _examine(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
         raise NotImplementedError
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:
@@ -234,6 +294,32 @@ class Body(nn.Module):
 # ---- steps --------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def refuse_unbatched(steps: Callable[[], State], alone: State, which: str) -> None:
+    """Refuses steps that cannot be evaluated many at once.
+
+    Args:
+        steps: evaluates some, the first of them from where `alone` did.
+        alone: the value of the first step.
+
+    Raises:
+        ValueError: they cannot, or their values are others.
+    """
+    remedy = "give chain a list of modules, which are evaluated one after the other, or solver=Serial()"
+    try:
+        values = steps()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{which} cannot be evaluated for several steps at once by torch.vmap ({reason}); {remedy}"
+        ) from error
+    first = tuple(a[0].to(b.dtype) for a, b in zip(values, alone, strict=True))  # autocast may differ
+    if not same(first, alone):
+        raise ValueError(
+            f"{which} gives other values where torch.vmap evaluates several steps at once; {remedy}"
+        )
+
+
 def uncompiled(module: nn.Module) -> tuple[nn.Module, bool]:
     """The module inside ``torch.compile(module)``, and whether it was compiled."""
     dynamo = sys.modules.get("torch._dynamo")  # slow to import, and there if it has compiled
@@ -248,6 +334,8 @@ def closed_chain(
     """The closed-form chain of a layer that has one; for forward Euler, and not under autocast."""
     make = closed_form(layer)
     if make is None or body.integrator != "euler" or not parameters:
+        return None
+    if any(p.is_complex() for p in parameters.values()):
         return None
     if torch.is_autocast_enabled(next(iter(parameters.values())).device.type):
         return None

@@ -12,11 +12,11 @@ from ...chains.generic import GenericChain
 from ...chains.placement import Placement
 from ...group.base import Group
 from ...group.blocks import Blocks
-from ...steps.checks import refuse_random
+from ...steps.examination import examine
 from ...steps.fields import Function
-from ...steps.state import State, as_given, as_state
+from ...steps.state import NOTHING, Carried, State
 from ..serial_twins import SerialFunction
-from .base import Body, Habits
+from .base import Body, Habits, refuse_unbatched
 
 
 class FunctionBody(Body):
@@ -33,25 +33,29 @@ class FunctionBody(Body):
     def tensors(self) -> list[Tensor]:
         return []
 
-    def bind(self, tensors: Sequence[Tensor], placement: Placement | None = None) -> Chain:
+    def bind(
+        self,
+        tensors: Sequence[Tensor],
+        placement: Placement | None = None,
+        carried: Carried = NOTHING,
+    ) -> Chain:
         steps = self.depth if placement is None else len(placement.mine)
-        return GenericChain(Function(self.step), None, (), (), steps, self.h, placement=placement)
+        field = Function(self.step, self.habits.manner(True, carried))
+        return GenericChain(field, None, (), (), steps, self.h, placement=placement)
 
-    def _examine(self, u: State, inputs: State) -> Habits:
-        time = u[0].new_zeros(())
-        detached = tuple(a.detach() for a in u)
+    def _examine(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
+        time = u[0].real.new_zeros(())
 
-        def value() -> State:
-            return as_state(self.step(as_given(detached), time, self.h), "a step's value")
+        def step(v: State, _: Sequence[Tensor]) -> object:
+            return self.step(carried.given(v), time, self.h)
 
-        with torch.enable_grad():
-            found = refuse_random(value, "the step function")
-        if any(a.requires_grad for a in found):
-            raise ValueError(
-                "the step function uses tensors that require a gradient, which a plain function "
-                "cannot be given; make it a module and pass that to chain"
-            )
-        return Habits()
+        alone, in_place = examine(step, u, [], None, "the step function", carried)
+        habits = Habits(in_place=in_place)
+        if several:
+            field = Function(self.step, habits.manner(True, carried))
+            both, times = tuple(torch.stack([a, a]) for a in u), torch.stack([time, time])
+            refuse_unbatched(lambda: field.whole_step(both, times, self.h), alone, "the step function")
+        return habits
 
     def serial(self) -> nn.Module:
         return SerialFunction(self.step, self.depth, self.h)

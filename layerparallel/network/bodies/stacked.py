@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from ...chains.chain import Chain
-from ...chains.closed import has_closed_form
+from ...chains.closed import closed_form
 from ...chains.generic import GenericChain
 from ...chains.placement import Placement
 from ...group.base import Group
 from ...group.blocks import Blocks
 from ...steps.alike import matched
-from ...steps.checks import refuse_random
-from ...steps.fields import At, Stacked
+from ...steps.contents import contents
+from ...steps.examination import examine
+from ...steps.fields import At, Manner, Stacked, Watched
 from ...steps.integrators import INTEGRATORS
-from ...steps.repeatable import Statistics, batch_norms, commit, frozen_statistics
-from ...steps.state import State
+from ...steps.repeatable import Repeatable, Statistics, batch_norms, commit, frozen_statistics
+from ...steps.state import NOTHING, Carried, State
 from ..serial_twins import SerialBody
 from ..stacking import (
     Initial,
@@ -31,7 +32,7 @@ from ..stacking import (
     statistics_of,
     to_layers,
 )
-from .base import Body, Habits, closed_chain, gathered, uncompiled
+from .base import Body, Habits, closed_chain, gathered, refuse_unbatched, uncompiled
 
 
 class StackedBody(Body):
@@ -53,7 +54,9 @@ class StackedBody(Body):
         places = {p: values[name] for name, p in self.layer.named_parameters()}
         replace_parameters(self.layer, places.__getitem__)
         stack_statistics(self.layer, depth)
-        self.names = tuple(name for name, _ in template.named_parameters())
+        self.names: tuple[str, ...] = ()
+        self.held: tuple[str, ...] = ()
+        self.tensors()
         self._register_state_dict_hook(to_layers)
         self.register_load_state_dict_pre_hook(from_layers)
 
@@ -89,8 +92,16 @@ class StackedBody(Body):
         return body.train(modules[0].training)
 
     def tensors(self) -> list[Tensor]:
-        found = dict(self.layer.named_parameters())
-        return [found[name] for name in self.names]
+        stacks, held = contents(self.layer)
+        self.names, self.held = tuple(stacks), tuple(held)
+        for name, stack in stacks.items():
+            if not stack.dim() or stack.shape[0] != len(self.block):
+                raise ValueError(
+                    f"the parameter {name} of the chain's template is {tuple(stack.shape)}, and all "
+                    f"parameters are stacked, ({len(self.block)}, ...); change the template before it "
+                    "is given to chain"
+                )
+        return [*stacks.values(), *held.values()]
 
     def running_statistics(self) -> list[Tensor]:
         """Running statistics and counts of batch norms, each (N, ...)."""
@@ -106,24 +117,39 @@ class StackedBody(Body):
         super().cut(group, blocks)
         keep_rows(self.layer, self.block)
 
-    def bind(self, tensors: Sequence[Tensor], placement: Placement | None = None) -> Chain:
+    @property
+    def vouched(self) -> bool:
+        return closed_form(self.layer) is not None
+
+    def bind(
+        self,
+        tensors: Sequence[Tensor],
+        placement: Placement | None = None,
+        carried: Carried = NOTHING,
+    ) -> Chain:
         frozen, habits = self._frozen(), self.habits
+        own, others = tuple(tensors[: len(self.names)]), tuple(tensors[len(self.names) :])
         if placement is not None:
-            given = [*(t.detach() for t in tensors), *frozen.values()]
+            given = [*(t.detach() for t in own), *frozen.values()]
             moved = self.group.move(given, self.blocks.ranges, placement.finest.ranges)
-            wanted = [t.requires_grad for t in tensors]
-            tensors = [m.detach().requires_grad_(w) for m, w in zip(moved, wanted, strict=False)]
-            frozen = dict(zip(frozen, moved[len(tensors) :], strict=True))
-        parameters = dict(zip(self.names, tensors, strict=True))
-        closed = closed_chain(self.layer, parameters, self, placement)
+            wanted = [t.requires_grad for t in own]
+            own = tuple(m.detach().requires_grad_(w) for m, w in zip(moved, wanted, strict=False))
+            frozen = dict(zip(frozen, moved[len(own) :], strict=True))
+        parameters = dict(zip(self.names, own, strict=True))
+        closed = None if carried.parts else closed_chain(self.layer, parameters, self, placement)
         if closed is not None:
             return closed
-        names, watched = (*self.names, *frozen), habits.any
+        names, held, manner = (*self.names, *frozen), self.held, habits.manner(self.timed, carried)
         return GenericChain(
-            self._field(lambda: Stacked(self.layer, names, self.compiled, watched), names, watched),
+            self._field(
+                lambda: Stacked(self.layer, names, held, self.compiled, manner),
+                names,
+                held,
+                manner.watched,
+            ),
             INTEGRATORS[self.integrator],
-            own=(*tensors, *frozen.values()),
-            shared=(),
+            own=(*own, *frozen.values()),
+            shared=others,
             steps=self.depth if placement is None else len(placement.mine),
             step_size=self.h,
             key=habits.key(self.group),
@@ -132,24 +158,46 @@ class StackedBody(Body):
         )
 
     def unbind(self, gradients: dict[int, Tensor], chain: Chain) -> dict[int, Tensor]:
+        if isinstance(chain, GenericChain):  # running statistics stand before what is held
+            frozen = len(chain.own) - len(self.names)
+            gradients = {k if k < len(self.names) else k - frozen: g for k, g in gradients.items()}
         placement = chain.placement
         if placement is None or placement.finest == self.blocks:
             return gradients
         tensors, rows = self.tensors(), len(placement.mine)
         places = [k for k, t in enumerate(tensors) if t.requires_grad]
+        used = {k for each in self.group.gather(sorted(gradients)) for k in each}
+        places = [k for k in places if k in used]
         found = [gradients.get(k, tensors[k].new_zeros((rows, *tensors[k].shape[1:]))) for k in places]
         moved = self.group.move(found, placement.finest.ranges, self.blocks.ranges)
         return dict(zip(places, moved, strict=True))
 
-    def _examine(self, u: State, inputs: State) -> Habits:
-        if has_closed_form(self.layer):
-            return Habits()  # the layer's author vouches for it
-        frozen = self._frozen()
-        field = Stacked(self.layer, (*self.names, *frozen), watched=True)
-        own = [p[:1] for p in (*self.tensors(), *frozen.values())]
-        one, at = tuple(a[None] for a in u), At((0,), u[0].new_zeros(1), key=0)
-        refuse_random(lambda: field(one, own, (), at), type(self.layer).__name__)
-        return Habits.of(field.watched)
+    def _examine(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
+        if self.vouched:
+            return Habits()
+        which, frozen, tensors = type(self.layer).__name__, self._frozen(), self.tensors()
+        names, held = (*self.names, *self.held), len(self.names)
+        extra = {name: rows[0] for name, rows in frozen.items()}
+        watched = Watched(self.layer, Manner(self.timed))
+
+        def step(v: State, own: Sequence[Tensor]) -> object:
+            given = {**dict(zip(names, own, strict=True)), **extra}
+            t = v[0].real.new_zeros(())
+            return watched.single(Repeatable(0), 0, given, (carried.given(v),), t)[0]
+
+        first = [t[0] for t in tensors[:held]] + tensors[held:]
+        alone, in_place = examine(step, u, first, self.layer, which, carried)
+        habits = Habits.of(watched, in_place)
+        rows = min(2, len(self.block))
+        if several and rows == 2:
+            manner = Manner(self.timed, True, in_place, carried)
+            field = Stacked(self.layer, (*self.names, *frozen), self.held, manner=manner)
+            own = [p[:2].detach() for p in (*tensors[:held], *frozen.values())]
+            both = tuple(torch.stack([a, a]) for a in u)
+            at = At((0, 1), both[0].real.new_zeros(2), key=0)
+            others = [t.detach() for t in tensors[held:]]
+            refuse_unbatched(lambda: field(both, own, others, at), alone, which)
+        return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:
         norms = batch_norms(self.layer)
@@ -167,7 +215,9 @@ class StackedBody(Body):
         return single
 
     def serial(self) -> nn.Module:
-        return SerialBody([self.template(n) for n in range(self.depth)], self.h, self.integrator)
+        return SerialBody(
+            [self.template(n) for n in range(self.depth)], self.h, self.integrator, self.timed
+        )
 
     def layer_name(self, name: str) -> tuple[str, bool]:
         return "{n}." + name.removeprefix("layer."), True

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from ...chains.chain import Chain
 from ...chains.generic import GenericChain
 from ...chains.placement import Placement
-from ...steps.checks import refuse_random, same
-from ...steps.fields import At, Tied
+from ...steps.contents import contents
+from ...steps.examination import examine, same
+from ...steps.fields import At, Manner, Tied, Watched
 from ...steps.integrators import INTEGRATORS
-from ...steps.repeatable import Statistics, batch_norms, commit
-from ...steps.state import State, state_map
+from ...steps.repeatable import Repeatable, Statistics, batch_norms, commit
+from ...steps.state import NOTHING, Carried, State, state_map
 from ..serial_twins import SerialTied
-from .base import Body, Habits, gathered, uncompiled
+from .base import Body, Habits, gathered, refuse_unbatched, uncompiled
 
 
 class TiedBody(Body):
@@ -27,14 +28,25 @@ class TiedBody(Body):
         super().__init__(depth, h, integrator)
         module, self.compiled = uncompiled(module)
         self.layer, self.folds = module, True
+        self.names: tuple[str, ...] = ()
 
     takes_inputs = True
 
     def repeated(self) -> list[nn.Parameter]:
         return [] if self.group.alone else list(self.layer.parameters())
 
-    def bind(self, tensors: Sequence[Tensor], placement: Placement | None = None) -> Chain:
-        names = [name for name, _ in self.layer.named_parameters()]
+    def tensors(self) -> list[Tensor]:
+        parameters, held = contents(self.layer)
+        self.names = (*parameters, *held)
+        return [*parameters.values(), *held.values()]
+
+    def bind(
+        self,
+        tensors: Sequence[Tensor],
+        placement: Placement | None = None,
+        carried: Carried = NOTHING,
+    ) -> Chain:
+        names = self.names
         inputs = tuple(tensors[: len(tensors) - len(names)])
         for x in inputs:
             if self.group.first and x.shape[0] != self.depth:
@@ -47,10 +59,15 @@ class TiedBody(Body):
             given, wanted = [x.detach() for x in inputs], [x.requires_grad for x in inputs]
             moved = self.group.move(given, self._of_the_first(), placement.finest.ranges)
             inputs = tuple(x.detach().requires_grad_(w) for x, w in zip(moved, wanted, strict=True))
-        habits, folds = self.habits, self.folds
-        watched = habits.any
+        habits, folds = self.habits, self.folds and not carried.parts
+        manner = habits.manner(self.timed, carried)
         return GenericChain(
-            self._field(lambda: Tied(self.layer, names, self.compiled, folds, watched), folds, watched),
+            self._field(
+                lambda: Tied(self.layer, names, self.compiled, folds, manner),
+                names,
+                folds,
+                manner.watched,
+            ),
             INTEGRATORS[self.integrator],
             own=inputs,
             shared=shared,
@@ -89,30 +106,28 @@ class TiedBody(Body):
             found.update({k: p.view_as(g) for k, p, g in zip(places, pieces, parts, strict=True)})
         return found
 
-    def _examine(self, u: State, inputs: State) -> Habits:
-        names = [name for name, _ in self.layer.named_parameters()]
-        shared = list(self.layer.parameters())
-        t = u[0].new_zeros(2)
-        watching = Tied(self.layer, names, watched=True)
+    def _examine(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
+        which, tensors, names = type(self.layer).__name__, self.tensors(), self.names
+        watched, first = Watched(self.layer, Manner(self.timed)), [x[0].detach() for x in inputs]
 
-        def value(states: State, first: int, field: Tied) -> State:
-            count = states[0].shape[0]
-            own = [x[first : first + count] for x in inputs]
-            return field(states, own, shared, At(range(first, first + count), t[:count], key=0))
+        def step(v: State, own: Sequence[Tensor]) -> object:
+            t, given = v[0].real.new_zeros(()), dict(zip(names, own, strict=True))
+            return watched.single(Repeatable(0), 0, given, (carried.given(v), *first), t)[0]
 
-        one = tuple(a[None] for a in u)
-        alone = refuse_random(lambda: value(one, 0, watching), type(self.layer).__name__)
-        habits = Habits.of(watching.watched)
-        if habits.any or self.depth == 1 or any(x.shape[0] != self.depth for x in inputs):
+        alone, in_place = examine(step, u, tensors, self.layer, which, carried)
+        habits = Habits.of(watched, in_place)
+        if not several or self.depth == 1 or any(x.shape[0] != self.depth for x in inputs):
             return habits
-        plain = Tied(self.layer, names)
-        other = tuple(1 - 2 * a for a in one)
-        apart = state_map(_join, alone, value(other, 1, plain))
-        try:
-            both = value(state_map(_join, one, other), 0, plain)
-            self.folds = self.folds and same(apart, both)
-        except RuntimeError:  # the state's first dimension is not that of samples
-            self.folds = False
+        shared, t = [p.detach() for p in tensors], u[0].real.new_zeros(2)
+        own, at = [x[:2].detach() for x in inputs], At((0, 1), t, key=0)
+        both = tuple(torch.stack([a, 1 - 2 * a]) for a in u)
+        manner = Manner(self.timed, habits.watched, in_place, carried)
+        apart = Tied(self.layer, names, folds=False, manner=manner)
+        if not (habits.watched or carried.parts):
+            plain = Tied(self.layer, names, manner=manner)
+            self.folds = self.folds and _alike(plain, both, own, shared, at)
+        if not self.folds or habits.watched or carried.parts or apart.timed:
+            refuse_unbatched(lambda: apart(both, own, shared, at), alone, which)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:
@@ -123,8 +138,19 @@ class TiedBody(Body):
                 commit(norms[name], mean[n], variance[n])
 
     def serial(self) -> nn.Module:
-        return SerialTied(copy.deepcopy(self.layer), self.depth, self.h, self.integrator)
+        return SerialTied(copy.deepcopy(self.layer), self.depth, self.h, self.integrator, self.timed)
 
 
-def _join(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cat([a, b])
+@torch.no_grad()
+def _alike(field: Tied, both: State, own: list[Tensor], shared: list[Tensor], at: At) -> bool:
+    """Whether two steps at once, folded into the batch, have the values of one after the other."""
+
+    def value(k: int) -> State:
+        one = At((k,), None if at.t is None else at.t[:1], at.key)
+        return field(tuple(a[k : k + 1] for a in both), [x[k : k + 1] for x in own], shared, one)
+
+    single = state_map(lambda a, b: torch.cat([a, b]), value(0), value(1))
+    try:
+        return same(single, field(both, own, shared, at))
+    except RuntimeError:  # the state's first dimension is not that of samples
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,13 @@ from ...chains.generic import GenericChain
 from ...chains.placement import Placement
 from ...group.base import Group
 from ...group.blocks import Blocks
-from ...steps.checks import refuse_random
-from ...steps.fields import At, takes_time
+from ...steps.attention import has_attention
+from ...steps.contents import contents, takes_time
+from ...steps.examination import examine
+from ...steps.fields import Manner, Watched
 from ...steps.integrators import INTEGRATORS
-from ...steps.repeatable import BatchNorm, Statistics, batch_norms, commit
-from ...steps.state import State
+from ...steps.repeatable import BatchNorm, Repeatable, Statistics, batch_norms, commit
+from ...steps.state import NOTHING, Carried, State
 from ...steps.unlike import Unlike, step_tensors
 from ..serial_twins import SerialBody
 from ..stacking import from_layers, skeleton, to_layers
@@ -27,11 +29,12 @@ from .base import Body, Habits
 class UnlikeBody(Body):
     """A list of modules, one per step."""
 
-    def __init__(self, modules: list[nn.Module], h: float, integrator: str):
+    def __init__(self, modules: list[nn.Module], h: float, integrator: str, timed: bool = True):
         super().__init__(len(modules), h, integrator)
         for module in modules:
-            if takes_time(module):
+            if timed and takes_time(module):
                 raise ValueError("unlike modules are not given a time t; keep it in the module")
+        self.timed = False
         self.layers = nn.ModuleList(modules)
         self.every = tuple(modules)
         self._register_state_dict_hook(to_layers)
@@ -52,25 +55,35 @@ class UnlikeBody(Body):
         self._fields.clear()
         self.add_nothing(example.detach())
 
-    def _modes(self) -> tuple[bool, ...]:
-        return tuple(part.training for module in self.every for part in module.modules())
+    def _modes(self) -> Hashable:
+        return tuple((type(part), part.training) for m in self.every for part in m.modules())
 
     @property
     def notes(self) -> bool:
         return any(isinstance(p, BatchNorm) and p.training for m in self.every for p in m.modules())
 
     def tensors(self) -> list[Tensor]:
-        return [p for module in self.layers for p in module.parameters()]
+        found: list[Tensor] = []
+        self.names: dict[int, tuple[str, ...]] = {}
+        for n, module in zip(self.block, self.layers, strict=True):
+            parameters, held = contents(module)
+            self.names[n] = (*parameters, *held)
+            found += [*parameters.values(), *held.values()]
+        return found
 
-    def bind(self, tensors: Sequence[Tensor], placement: Placement | None = None) -> Chain:
-        habits = self.habits
-        watched = habits.any
-        field: Unlike = self._field(lambda: Unlike(self.every, watched, tuple(self.block)), watched)
+    def bind(
+        self,
+        tensors: Sequence[Tensor],
+        placement: Placement | None = None,
+        carried: Carried = NOTHING,
+    ) -> Chain:
+        habits, attention = self.habits, any(map(has_attention, self.every))
+        field = Unlike(self.every, self.names, attention, habits.manner(False, carried))
         if placement is not None and placement.finest != self.blocks:
             work, like = placement.finest.ranges, next(self.parameters()).detach()
             given = [t.detach() for t in tensors]
             field, moved = field.moved(given, self.group, self.blocks.ranges, work, like)
-            wanted = [flag for n in field.held for flag in self._wanted(n, field)]
+            wanted = [flag for n in field.names for flag in self._wanted(n, field)]
             tensors = [m.detach().requires_grad_(w) for m, w in zip(moved, wanted, strict=True)]
         return GenericChain(
             field,
@@ -113,13 +126,20 @@ class UnlikeBody(Body):
 
     everywhere = True
 
-    def _examine(self, u: State, inputs: State) -> Habits:
-        field = Unlike(self.every, True, tuple(self.block))
-        assert field.watched is not None
-        one, tensors = tuple(a[None] for a in u), self.tensors()
-        for n in self.block:
-            refuse_random(lambda n=n: field(one, (), tensors, At((n,), key=0)), f"step {n}")
-        return Habits.of(*field.watched.values())
+    def _examine(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
+        habits, tensors, first = Habits(), self.tensors(), 0
+        for n, module in zip(self.block, self.layers, strict=True):
+            names, watched = self.names[n], Watched(module, Manner(False))
+            own = tensors[first : first + len(names)]
+            first += len(names)
+
+            def step(v: State, own: Sequence[Tensor], names=names, watched=watched) -> object:
+                given = dict(zip(names, own, strict=True))
+                return watched.single(Repeatable(0), 0, given, (carried.given(v),))[0]
+
+            _, in_place = examine(step, u, own, module, f"step {n}", carried)
+            habits |= Habits.of(watched, in_place)
+        return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:
         noted = {
@@ -135,7 +155,7 @@ class UnlikeBody(Body):
                 commit(norms[n][name], mean, variance)
 
     def serial(self) -> nn.Module:
-        return SerialBody(copy.deepcopy(list(self.layers)), self.h, self.integrator)
+        return SerialBody(copy.deepcopy(list(self.layers)), self.h, self.integrator, self.timed)
 
     def layer_name(self, name: str) -> tuple[str, bool]:
         if not name.startswith("layers."):

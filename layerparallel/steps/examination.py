@@ -1,0 +1,291 @@
+"""What a step may not do, because a solve evaluates it several times and many steps at once.
+
+A step is evaluated twice, with gradients on, on copies of the state. Sure signs tell most: a generator
+of random numbers that has moved, the state's version, a buffer that is another, a result that requires
+a gradient though all that the step was given does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.utils import parametrize
+
+from .contents import left_behind
+from .state import Carried, State, differentiable
+
+ROUNDING = 1e-2
+"""Relative difference up to which values agree that are computed in batches of another size."""
+SAME = {2: 1e-2, 4: 1e-4, 8: 1e-8}
+"""The same of a value that is computed twice, by the bytes of a number."""
+AGAIN = "and a solve evaluates a step several times"
+
+Evaluate = Callable[[State, Sequence[Tensor]], object]
+"""A step of a state and of the tensors that it differentiates."""
+
+
+def generators(device: torch.device) -> list[Tensor]:
+    """The states of torch's generators that steps on a device may draw from."""
+    found = [torch.get_rng_state()]
+    if device.type == "cuda":
+        found.append(torch.cuda.get_rng_state(device))
+    return found
+
+
+def moved(before: list[Tensor], device: torch.device) -> bool:
+    """Whether random numbers were drawn since."""
+    return not all(map(torch.equal, before, generators(device)))
+
+
+def _other_generators() -> list[Any]:
+    """The states of Python's generator and of NumPy's, which a step may draw from, too."""
+    found: list[Any] = [random.getstate()]
+    if "numpy" in sys.modules:
+        kind, keys, *rest = sys.modules["numpy"].random.get_state()
+        found.append((kind, keys.tobytes(), *rest))
+    return found
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Without the values that ``parametrize.cached()`` keeps: they are not of the parameters given."""
+    before = parametrize._cache_enabled
+    parametrize._cache_enabled = 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = before
+
+
+class Packing:
+    """Notices while it lasts that somebody packs saved tensors, as checkpointing does."""
+
+    seen = False
+
+    def __enter__(self) -> Packing:
+        self._enter, noticed = saved_tensors_hooks.__enter__, self
+
+        def enter(hooks: saved_tensors_hooks) -> None:
+            noticed.seen = True
+            return noticed._enter(hooks)
+
+        saved_tensors_hooks.__enter__ = enter  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        saved_tensors_hooks.__enter__ = self._enter
+
+
+class Signs:
+    """What tells after a solve that steps no longer do what they did when they were examined.
+
+    Args:
+        buffers: of all steps, if they have any but those of batch norm.
+    """
+
+    def __init__(self, device: torch.device, buffers: Callable[[], Iterable[Tensor]]):
+        self.device, self.buffers, self.packing = device, buffers, Packing()
+
+    def __enter__(self) -> None:
+        self.generators, self.versions = generators(self.device), self._versions()
+        self.packing.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self.packing.__exit__()
+
+    def _versions(self) -> list[tuple[int, int]]:
+        return [(id(b), b._version) for b in self.buffers()]
+
+    def shown(self) -> bool:
+        """Whether one is there."""
+        return (
+            self.packing.seen or moved(self.generators, self.device) or self.versions != self._versions()
+        )
+
+
+class Kept:
+    """Tensors that a step may not change: as they were, to compare with and to go back to."""
+
+    def __init__(self, tensors: Sequence[Tensor], module: nn.Module | None):
+        self.tensors = [(t, t.detach().clone()) for t in tensors]
+        self.module = module
+        self.buffers = {name: (b, b.clone()) for name, b in self._buffers().items()}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {} if self.module is None else dict(self.module.named_buffers())
+
+    def changed(self) -> str | None:
+        """What has changed; it is as before then."""
+        now = self._buffers()
+        for name, (_, copy) in self.buffers.items():
+            if name not in now or not _equal(now[name], copy):
+                self._restore()
+                return f"its buffer {name}"
+        if all(_equal(t, copy) for t, copy in self.tensors):
+            return None
+        self._restore()
+        return "a parameter"
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for name, (buffer, copy) in self.buffers.items():
+            buffer.copy_(copy)
+            assert self.module is not None
+            place, _, leaf = name.rpartition(".")
+            self.module.get_submodule(place)._buffers[leaf] = buffer
+        for t, copy in self.tensors:
+            t.detach().copy_(copy)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    same = a.detach() == b
+    if differentiable(a):
+        same |= (a.detach() != a.detach()) & (b != b)
+    return bool(same.all())
+
+
+def examine(
+    step: Evaluate,
+    u: State,
+    tensors: Sequence[Tensor],
+    module: nn.Module | None,
+    which: str,
+    carried: Carried,
+) -> tuple[State, bool]:
+    """Evaluates a step twice.
+
+    Args:
+        step: returns what the user's code does.
+        u: what it departs from; it is left alone.
+        tensors: what a propagation differentiates of the step.
+        module: whose buffers and attributes are looked at.
+        which: names the step in a sentence.
+        carried: parts of the state that it has to pass along.
+
+    Returns:
+        The parts of its value that move, detached, and whether it changes the state in place.
+
+    Raises:
+        ValueError: a sure sign that a solve would go wrong.
+    """
+    device, kept = u[0].device, Kept(tensors, module)
+    before, others = generators(device), _other_generators()
+    given = _copies(u)
+    with torch.enable_grad(), uncached():
+        value = step(given, [t.detach() for t in tensors])
+    first = carried.moving(value, "a step's value")
+    in_place = any(a._version for a in given)
+    if moved(before, device) or others != _other_generators():
+        raise ValueError(
+            f"{which} draws random numbers, {AGAIN}; only torch.nn.functional's dropout is known here, "
+            "so take other noise out of the chain"
+        )
+    if any(a.requires_grad for a in first):
+        raise ValueError(_unknown_source(module, which))
+    _check_carried(value, carried, which)
+    known = {} if module is None else left_behind(module)
+    leaves = [t.detach().requires_grad_(t.requires_grad and differentiable(t)) for t in tensors]
+    departures = tuple(a.requires_grad_() for a in _copies(u))
+    with torch.enable_grad(), uncached(), Packing() as packing:
+        again = step(tuple(a.clone() for a in departures), leaves)
+    second = carried.moving(again, "a step's value")
+    changed = kept.changed()
+    if changed is not None:
+        raise ValueError(
+            f"{which} changes {changed} when it is evaluated, {AGAIN}; of all layers with memory only "
+            "batch norm is known here, so keep the others out of the chain"
+        )
+    if packing.seen or _recomputes(second):
+        raise ValueError(
+            f"{which} checkpoints itself or packs saved tensors, which recomputes it with other "
+            "parameters; leave that out and give the solver memory='recompute'"
+        )
+    left = [] if module is None else [n for n, t in left_behind(module).items() if known.get(n) is not t]
+    if left:
+        raise ValueError(
+            f"{which} leaves a tensor with a graph in its attribute {left[0]}, {AGAIN}; return it as a "
+            "part of the state"
+        )
+    if len(first) != len(second) or not same(first, second, repeated=True):
+        raise ValueError(
+            f"{which} draws random numbers or remembers: two evaluations of the same state differ, "
+            f"{AGAIN}; take noise and memory out of the chain"
+        )
+    return tuple(a.detach() for a in first), in_place
+
+
+def _copies(u: State) -> State:
+    return tuple(a.detach().clone() for a in u)
+
+
+def _unknown_source(module: nn.Module | None, which: str) -> str:
+    if module is None:
+        return (
+            f"{which} uses tensors that require a gradient, which a plain function cannot be given; "
+            "make it a module and pass that to chain"
+        )
+    parts = list(module.modules())
+    if any(hasattr(part, "_get_fsdp_state") for part in parts):
+        return (
+            f"{which} is sharded by fully_shard, which puts other parameters in place of those it is "
+            "evaluated with; shard the whole network, fully_shard(net), and none of its steps"
+        )
+    return (
+        f"{which} uses a tensor that requires a gradient and is neither its parameter nor an attribute "
+        "of its modules, so that its gradient would be lost; make it an attribute, or pass it through "
+        "the opening"
+    )
+
+
+def _check_carried(value: object, carried: Carried, which: str) -> None:
+    for k, part in carried.parts.items():
+        if not isinstance(value, tuple) or k >= len(value) or not _equal(value[k], part):
+            raise ValueError(
+                f"{which} changes part {k} of the state, which is {part.dtype} and has no derivative; "
+                "return it as it came"
+            )
+
+
+def _recomputes(value: State) -> bool:
+    """Whether a graph has nodes that evaluate modules anew in the backward pass."""
+    queue, known = [a.grad_fn for a in value if a.grad_fn is not None], set()
+    while queue:
+        node = queue.pop()
+        if node in known:
+            continue
+        known.add(node)
+        if "CheckpointFunction" in node.name():
+            return True
+        queue += [after for after, _ in node.next_functions if after is not None]
+    return False
+
+
+def same(a: State, b: State, repeated: bool = False) -> bool:
+    """Whether two values of a step are equal but for rounding.
+
+    Args:
+        repeated: they were computed in the same way.
+    """
+    return all(_close(x.detach(), y.detach(), repeated) for x, y in zip(a, b, strict=True))
+
+
+def _close(x: Tensor, y: Tensor, repeated: bool) -> bool:
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    finite = torch.isfinite(x)
+    if not x.numel() or not torch.equal(finite, torch.isfinite(y)):
+        return not x.numel()
+    x, y = x[finite], y[finite]
+    bytes_ = x.element_size() // (2 if x.is_complex() else 1)
+    bound = SAME.get(bytes_, ROUNDING) if repeated else ROUNDING
+    largest = float(x.abs().amax()) if x.numel() else 0.0
+    return torch.allclose(x, y, rtol=bound, atol=bound * largest)
