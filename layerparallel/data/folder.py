@@ -1,21 +1,20 @@
 """A user's own images: in the layout of MNIST, or one subfolder of image files per class."""
 
+from mimetypes import guess_type
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from . import image_file
 from .base import Dataset
 from .idx import pair
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 TRAINING = ("train", "training")
 VALIDATION = ("val", "validation", "valid", "test")
+FEW_LEVELS = 16
+"""What 8 bits keep of images of 16 bits that use only 12 of them: 0 to 16."""
 Halves = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[str, ...]]
 
 
@@ -29,7 +28,8 @@ def folder(
 
     Either the four files of MNIST (``train-images-idx3-ubyte`` and so on, with ``.gz`` or without),
     or image files in one subfolder per class: under ``train/`` and ``val/`` or ``test/``, or
-    without these, and then split by a seed. Images are grey where all files are, else RGB.
+    without these, and then split by a seed. Images are grey where all files are, else RGB; what is
+    transparent in them is white, and EXIF data turn them. Grey values of 16 bits are scaled to 8.
 
     Args:
         share: of every class for validation, where the folder has no such part.
@@ -38,7 +38,8 @@ def folder(
             they are, and all must be alike.
 
     Raises:
-        InputError: the folder has neither layout, a file cannot be read, or sizes differ.
+        InputError: the folder has neither layout, a file cannot be read or its values are not known
+            (animations, floating point, damage), or sizes differ.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -101,8 +102,7 @@ def _images(root: Path, share: float, seed: int, size: int | None) -> Halves:
                 raise InputError(f"{kept} has a class {name!r} that {train} has not: add it there.")
     classes = tuple(halves[0])
     every = [path for half in halves for paths in half.values() for path in paths]
-    shape = _shape(every, size)
-    pictures = _read(every, shape, resize=size is not None)
+    pictures = _read(root, every, size)
     labels = torch.tensor(
         [classes.index(name) for half in halves for name, paths in half.items() for _ in paths]
     )
@@ -115,7 +115,7 @@ def _part(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _classes(root: Path) -> dict[str, list[Path]]:
-    """The image files of every class, sorted; hidden files and what is no image are passed over."""
+    """The files of every class whose names are those of images, sorted; hidden files are passed over."""
     from PIL import Image
 
     known = Image.registered_extensions()
@@ -126,7 +126,8 @@ def _classes(root: Path) -> dict[str, list[Path]]:
         found[sub.name] = sorted(
             path
             for path in sub.rglob("*")
-            if path.is_file() and path.suffix.lower() in known and not path.name.startswith(".")
+            if (path.is_file() or path.is_symlink()) and not path.name.startswith(".")
+            if path.suffix.lower() in known or (guess_type(path.name)[0] or "").startswith("image/")
         )
         if not found[sub.name]:
             raise InputError(f"{sub} has no image files: put the images of that class there.")
@@ -154,44 +155,36 @@ def _split(
     return train, kept
 
 
-def _shape(paths: list[Path], size: int | None) -> tuple[int, int, int]:
-    """Channels, height and width of all images, from their headers."""
-    grey, sizes = True, {}
-    for path in paths:
-        with _open(path) as image:
-            grey = grey and image.mode in ("1", "L")
-            sizes.setdefault(image.size, path)
-        if size is None and len(sizes) > 1:
-            (first, one), (second, other), *_ = sizes.items()
-            raise InputError(
-                f"{other} has {second[0]}×{second[1]} pixels but {one} has {first[0]}×{first[1]}: make "
-                "them one size, or give the size to scale them to."
-            )
-    width, height = (size, size) if size is not None else next(iter(sizes))
-    return (1 if grey else 3), height, width
-
-
-def _read(paths: list[Path], shape: tuple[int, int, int], resize: bool) -> Tensor:
-    channels, height, width = shape
-    pictures = torch.empty(len(paths), *shape, dtype=torch.uint8)
+def _read(root: Path, paths: list[Path], size: int | None) -> Tensor:
+    """All images, uint8 `(n, channels, H, W)`: one channel where every file is grey, else three."""
+    pictures, spans = torch.empty(0), {}
     for place, path in enumerate(paths):
-        try:
-            with _open(path) as image:
-                image = image.convert("L" if channels == 1 else "RGB")
-                if resize:
-                    image = image.resize((width, height))
-                values = np.asarray(image)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read as an image ({error}): replace it.") from error
-        picture = values[None] if channels == 1 else values.transpose(2, 0, 1)
-        pictures[place] = torch.from_numpy(np.array(picture))
+        values, span = image_file.read(path, size)
+        if span is not None:
+            spans[path] = span
+        if place == 0:
+            pictures = torch.empty(len(paths), *values.shape, dtype=torch.uint8)
+        if values.shape[1:] != pictures.shape[2:]:
+            (height, width), (first, other) = values.shape[1:], pictures.shape[2:]
+            raise InputError(
+                f"{path} has {width}×{height} pixels but {paths[0]} has {other}×{first}: make them one "
+                "size, or give the size to scale them to."
+            )
+        if len(values) > pictures.shape[1]:  # the first in colour
+            grey, pictures = pictures, torch.empty(len(paths), *values.shape, dtype=torch.uint8)
+            pictures[:place] = grey[:place]
+        pictures[place] = values
+    _check_range(root, spans)
     return pictures
 
 
-def _open(path: Path) -> "Image.Image":
-    from PIL import Image
-
-    try:
-        return Image.open(path)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}): replace it.") from error
+def _check_range(root: Path, spans: dict[Path, tuple[int, int]]) -> None:
+    """Deep images must not lose nearly all their levels in 8 bits, as 12-bit values in 16 bits do."""
+    if not spans:
+        return
+    least, greatest = min(low for low, _ in spans.values()), max(high for _, high in spans.values())
+    if greatest - least <= FEW_LEVELS:
+        raise InputError(
+            f"{next(iter(spans))} and the other 16-bit images of {root} use so little of their range "
+            f"that 8 bits keep only {greatest - least + 1} of 256 levels: stretch them to all of it."
+        )
