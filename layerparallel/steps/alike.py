@@ -60,7 +60,8 @@ def _gather(a: nn.Module, b: nn.Module, pairs: dict[Tensor, Tensor], buffers: bo
                 return False
             continue
         same = p.shape == q.shape and p.dtype == q.dtype and p.requires_grad == q.requires_grad
-        if not same or pairs.setdefault(p, q) is not q:  # or shared here, and not there
+        hooked = p._backward_hooks or q._backward_hooks
+        if not same or hooked or pairs.setdefault(p, q) is not q:  # or shared here, and not there
             return False
     inside, within = mine["_modules"], theirs["_modules"]
     if len(named) != len(others) or len(inside) != len(within):

@@ -11,20 +11,23 @@ import contextlib
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .contents import left_behind
 from .state import Carried, State, differentiable
 
-ROUNDING = 1e-2
-"""Relative difference up to which values agree that are computed in batches of another size."""
+ROUNDING = {2: 2e-2, 4: 1e-3, 8: 1e-8}
+"""Relative difference up to which values agree that are computed in batches of another size, by the
+bytes of a number; of two bytes under autocast, too."""
 SAME = {2: 1e-2, 4: 1e-4, 8: 1e-8}
-"""The same of a value that is computed twice, by the bytes of a number."""
+"""The same of a value that is computed twice."""
 AGAIN = "and a solve evaluates a step several times"
 
 Evaluate = Callable[[State, Sequence[Tensor]], object]
@@ -81,6 +84,36 @@ class Packing:
 
     def __exit__(self, *_: object) -> None:
         saved_tensors_hooks.__enter__ = self._enter
+
+
+class Scalars(TorchDispatchMode):
+    """Notices that the value of a tensor becomes a number of Python's, on which a step may branch."""
+
+    seen = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        self.seen |= func in READS
+        return func(*args, **(kwargs or {}))
+
+
+READS = frozenset([torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default])
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an examination has found.
+
+    Attributes:
+        value: the parts of the step's value that move, detached.
+        in_place: it changes the state in place.
+        branches: it reads values, so what it does to a sample may depend on the others.
+    """
+
+    value: State
+    in_place: bool
+    branches: bool
 
 
 class Signs:
@@ -160,7 +193,7 @@ def examine(
     module: nn.Module | None,
     which: str,
     carried: Carried,
-) -> tuple[State, bool]:
+) -> Found:
     """Evaluates a step twice.
 
     Args:
@@ -171,16 +204,13 @@ def examine(
         which: names the step in a sentence.
         carried: parts of the state that it has to pass along.
 
-    Returns:
-        The parts of its value that move, detached, and whether it changes the state in place.
-
     Raises:
         ValueError: a sure sign that a solve would go wrong.
     """
     device, kept = u[0].device, Kept(tensors, module)
     before, others = generators(device), _other_generators()
     given = _copies(u)
-    with torch.enable_grad(), uncached():
+    with torch.enable_grad(), uncached(), Scalars() as scalars:
         value = step(given, [t.detach() for t in tensors])
     first = carried.moving(value, "a step's value")
     in_place = any(a._version for a in given)
@@ -220,7 +250,7 @@ def examine(
             f"{which} draws random numbers or remembers: two evaluations of the same state differ, "
             f"{AGAIN}; take noise and memory out of the chain"
         )
-    return tuple(a.detach() for a in first), in_place
+    return Found(tuple(a.detach() for a in first), in_place, scalars.seen)
 
 
 def _copies(u: State) -> State:
@@ -285,7 +315,9 @@ def _close(x: Tensor, y: Tensor, repeated: bool) -> bool:
     if not x.numel() or not torch.equal(finite, torch.isfinite(y)):
         return not x.numel()
     x, y = x[finite], y[finite]
-    bytes_ = x.element_size() // (2 if x.is_complex() else 1)
-    bound = SAME.get(bytes_, ROUNDING) if repeated else ROUNDING
+    size = x.element_size() // (2 if x.is_complex() else 1)
+    if not repeated and torch.is_autocast_enabled(x.device.type):
+        size = 2
+    bound = (SAME if repeated else ROUNDING).get(size, ROUNDING[2])
     largest = float(x.abs().amax()) if x.numel() else 0.0
     return torch.allclose(x, y, rtol=bound, atol=bound * largest)

@@ -49,12 +49,14 @@ class FunctionBody(Body):
         def step(v: State, _: Sequence[Tensor]) -> object:
             return self.step(carried.given(v), time, self.h)
 
-        alone, in_place = examine(step, u, [], None, "the step function", carried)
-        habits = Habits(in_place=in_place)
+        found = examine(step, u, [], None, "the step function", carried)
+        habits = Habits(in_place=found.in_place)
         if several:
             field = Function(self.step, habits.manner(True, carried))
             both, times = tuple(torch.stack([a, a]) for a in u), torch.stack([time, time])
-            refuse_unbatched(lambda: field.whole_step(both, times, self.h), alone, "the step function")
+            refuse_unbatched(
+                lambda: field.whole_step(both, times, self.h), found.value, "the step function"
+            )
         return habits
 
     def serial(self) -> nn.Module:

@@ -186,17 +186,17 @@ class StackedBody(Body):
             return watched.single(Repeatable(0), 0, given, (carried.given(v),), t)[0]
 
         first = [t[0] for t in tensors[:held]] + tensors[held:]
-        alone, in_place = examine(step, u, first, self.layer, which, carried)
-        habits = Habits.of(watched, in_place)
+        found = examine(step, u, first, self.layer, which, carried)
+        habits = Habits.of(watched, found.in_place)
         rows = min(2, len(self.block))
         if several and rows == 2:
-            manner = Manner(self.timed, True, in_place, carried)
+            manner = Manner(self.timed, True, found.in_place, carried)
             field = Stacked(self.layer, (*self.names, *frozen), self.held, manner=manner)
             own = [p[:2].detach() for p in (*tensors[:held], *frozen.values())]
             both = tuple(torch.stack([a, a]) for a in u)
             at = At((0, 1), both[0].real.new_zeros(2), key=0)
             others = [t.detach() for t in tensors[held:]]
-            refuse_unbatched(lambda: field(both, own, others, at), alone, which)
+            refuse_unbatched(lambda: field(both, own, others, at), found.value, which)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:

@@ -114,20 +114,21 @@ class TiedBody(Body):
             t, given = v[0].real.new_zeros(()), dict(zip(names, own, strict=True))
             return watched.single(Repeatable(0), 0, given, (carried.given(v), *first), t)[0]
 
-        alone, in_place = examine(step, u, tensors, self.layer, which, carried)
-        habits = Habits.of(watched, in_place)
+        found = examine(step, u, tensors, self.layer, which, carried)
+        habits = Habits.of(watched, found.in_place)
         if not several or self.depth == 1 or any(x.shape[0] != self.depth for x in inputs):
             return habits
         shared, t = [p.detach() for p in tensors], u[0].real.new_zeros(2)
         own, at = [x[:2].detach() for x in inputs], At((0, 1), t, key=0)
         both = tuple(torch.stack([a, 1 - 2 * a]) for a in u)
-        manner = Manner(self.timed, habits.watched, in_place, carried)
+        manner = Manner(self.timed, habits.watched, found.in_place, carried)
         apart = Tied(self.layer, names, folds=False, manner=manner)
+        self.folds = self.folds and not found.branches
         if not (habits.watched or carried.parts):
             plain = Tied(self.layer, names, manner=manner)
             self.folds = self.folds and _alike(plain, both, own, shared, at)
         if not self.folds or habits.watched or carried.parts or apart.timed:
-            refuse_unbatched(lambda: apart(both, own, shared, at), alone, which)
+            refuse_unbatched(lambda: apart(both, own, shared, at), found.value, which)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:

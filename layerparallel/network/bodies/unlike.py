@@ -137,8 +137,8 @@ class UnlikeBody(Body):
                 given = dict(zip(names, own, strict=True))
                 return watched.single(Repeatable(0), 0, given, (carried.given(v),))[0]
 
-            _, in_place = examine(step, u, own, module, f"step {n}", carried)
-            habits |= Habits.of(watched, in_place)
+            found = examine(step, u, own, module, f"step {n}", carried)
+            habits |= Habits.of(watched, found.in_place)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:
