@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from ..staged.in_place import copied
 from ..staged.pieces import Piece, Step, TiedStep
 from ..steps.alike import matched
 from ..steps.attention import has_attention
@@ -129,13 +130,14 @@ def _same(parts: Sequence[Part], state: Any) -> bool:
     is to be called.
     """
     modules = [m for part in parts for piece in part for m in piece.module.modules()]
+    one, run = (lambda n, state: through(parts[n], state)), [range(len(parts))]
     with evaluating(modules), torch.enable_grad():
         for mode in (False, True):
             for module in modules:
                 module.training = mode
             try:
-                batched = _pulled(parts, state, partial(in_batches, parts, runs=[range(len(parts))]))
-                in_turn = _pulled(parts, state, lambda begins: [*map(through, parts, begins)])
+                batched = _pulled(parts, state, partial(in_batches, parts, runs=run, one=one))
+                in_turn = _pulled(parts, state, partial(in_batches, parts, runs=[], one=one))
             except RuntimeError:  # vmap does not know an operation, or it is random
                 return False
             for a, b in zip(batched, in_turn, strict=True):
@@ -153,7 +155,8 @@ def _pulled(
     wanted += [
         p for part in parts for piece in part for p in piece.module.parameters() if p.requires_grad
     ]
-    ends = [a for end in values([*map(as_given, begins)]) for a in as_state(end, "a value")]
+    given = [copied(as_given(begin)) for begin in begins]
+    ends = [a for end in values(given) for a in as_state(end, "a value")]
     half = torch.stack([a.square().sum() for a in ends]).sum() / 2
     found = torch.autograd.grad(half, wanted, allow_unused=True)
     return [
@@ -162,18 +165,24 @@ def _pulled(
     ]
 
 
-def in_batches(parts: Sequence[Part], states: Sequence[Any], runs: Sequence[range]) -> list[Any]:
+def in_batches(
+    parts: Sequence[Part],
+    states: Sequence[Any],
+    runs: Sequence[range],
+    one: Callable[[int, Any], Any],
+) -> list[Any]:
     """The values of all parts in order: of `runs` in one batch each, of the others in turn.
 
-    In turn, too, are runs of which a part has been changed since.
+    In turn, too, are runs of which a part has been changed since, or whose states differ in shape.
+
+    Args:
+        one: the value of part n, counted from 0, for a state.
     """
     done: dict[int, Any] = {}
     for run in runs:
-        one = slice(run.start, run.stop)
-        rows = alike(parts[one])
+        these = slice(run.start, run.stop)
+        same = len({shape_of(state) for state in states[these]}) == 1
+        rows = alike(parts[these]) if same else None
         if rows is not None:
-            done |= dict(zip(run, together(parts[one], rows, states[one]), strict=True))
-    return [
-        done[n] if n in done else through(part, state)
-        for n, (part, state) in enumerate(zip(parts, states, strict=True))
-    ]
+            done |= dict(zip(run, together(parts[these], rows, states[these]), strict=True))
+    return [done[n] if n in done else one(n, state) for n, state in enumerate(states)]

@@ -20,7 +20,10 @@ from .trace import Layer, Shape, check, evaluating, is_state, shape_of, through,
 
 Build = Callable[[int, Any, Any], nn.Module]
 """Makes a part from its number j and the shapes of states before and behind it, without samples."""
-OWN = ("preprocessing", "coarse", "holders", "alike", "_pieces", "_ends", "_parts", "_seen", "_group")
+OWN = (
+    *("preprocessing", "coarse", "holders", "alike"),
+    *("_pieces", "_ends", "_parts", "_shapes", "_seen", "_group", "_in_place"),
+)
 """Names that the parareal form needs for itself."""
 
 
@@ -96,7 +99,8 @@ def parareal_network(
         coarse_parts = [parts.coarse(j, coarse, coarse_depth) for j in range(1, subnetworks)]
         prepared = [parts.preprocessing(j, preprocessing) for j in range(2, subnetworks + 1)]
     rows = parts.described(prepared, coarse_parts)
-    made = PararealNetwork(modules, ends, prepared, coarse_parts, rows)
+    shapes = [shape_of(state) for state in (states[0], *(states[end] for end in ends))]
+    made = PararealNetwork(modules, ends, prepared, coarse_parts, rows, shapes)
     fine = [made.pieces(j) for j in range(1, subnetworks + 1)]
     made.alike = runs_of(fine, [states[end] for end in ends[:-1]])
     made.training = any(piece.module.training for piece in pieces)

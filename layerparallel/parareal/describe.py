@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..staged.in_place import copied
 from ..steps.state import as_state
 
 
@@ -32,7 +33,7 @@ def part(name: str, modules: Iterable[nn.Module], call: Callable[[Any], Any], gi
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        call(given)
+        call(copied(given))
     samples = as_state(given, "what a part is called with")[0].shape[0]
     parameters = {p for module in modules for p in module.parameters()}
     return Part(name, sum(p.numel() for p in parameters), counter.get_total_flops() // samples)

@@ -32,6 +32,7 @@ class PararealNetwork(Equations):
         preprocessing: C^2..C^N.
         coarse: F^1..F^{N-1}.
         parts: what they cost.
+        shapes: of the example and of the states at the ends, without samples.
 
     Attributes:
         holders: which ranks have the coarse network and the postprocessing.
@@ -48,7 +49,8 @@ class PararealNetwork(Equations):
             return propagate(self, x)
         begins = [self.prepared(j, x) for j in range(1, self.count + 1)]
         fine = [self.pieces(j) for j in range(1, self.count + 1)]
-        return self.closed(self.corrected(begins, in_batches(fine, begins, self.alike)))
+        ends = in_batches(fine, begins, self.alike, lambda n, state: self.fine(n + 1, state))
+        return self.closed(self.corrected(begins, ends))
 
     def distribute(self, over: DeviceMesh | Group, holders: Holders = "every") -> PararealNetwork:
         """Keeps C^j and g^j of the subnetwork j = rank + 1, in place; on one process all of them.

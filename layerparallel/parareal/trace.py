@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..staged.in_place import copied
 from ..staged.pieces import Piece
 from ..steps import draws
 from ..steps.attention import plain_attention
@@ -85,7 +86,7 @@ def traced(pieces: Sequence[Piece], example: Any) -> tuple[list[Layer], list[Any
     with evaluating(piece.module for piece in pieces):
         for n, piece in enumerate(pieces):
             try:
-                states.append(piece(states[-1]))
+                states.append(piece(copied(states[-1])))
             except Exception as error:
                 raise InputError(
                     f"Piece {n} of the network, {type(piece.module).__name__}, cannot take the example, "
@@ -116,7 +117,7 @@ def check(name: str, call: Callable[[Any], Any], given: Any, wanted: Any, remedy
     """
     before, after = shape_of(given), shape_of(wanted)
     try:
-        value = call(given)
+        value = call(copied(given))
     except Exception as error:
         raise InputError(
             f"The {name} cannot take a state of shape {before} ({reason(error)}); {remedy}."

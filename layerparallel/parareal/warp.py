@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ..errors import InputError
+from ..staged.in_place import InPlace
 from ..staged.pieces import Piece, Step, named_modules, pieces_of
 
 Residual = Callable[[Tensor], Tensor]
@@ -68,12 +70,36 @@ class WarpNetwork(nn.Module):
         self._modules.update(named_modules(network))
         pieces = [piece for name in self._modules for piece in pieces_of(self, name)]
         self.K, self.runs = K, _runs(pieces, K)
+        self._in_place = InPlace()
 
     def forward(self, x: Any) -> Any:
-        """The output; on one process."""
+        """The output; on one process.
+
+        Raises:
+            InputError: a unit changes its state in place, at which the others are evaluated, too.
+        """
+        first = 0
         for run in self.runs:
-            x = run[0](x) if len(run) == 1 else warped([_residual(piece) for piece in run], x)
+            x = run[0](x) if len(run) == 1 else warped(self._units(first, run), x)
+            first += len(run)
         return x
+
+    def _units(self, first: int, run: Sequence[Piece]) -> list[Residual]:
+        """What the units of a run add; `first` pieces of the network are in front of it."""
+        return [
+            partial(self._kept, f"Piece {n} of the network", _residual(piece))
+            for n, piece in enumerate(run, first)
+        ]
+
+    def _kept(self, name: str, residual: Residual, u: Tensor) -> Tensor:
+        """What a unit adds to a state, which it has to leave as it is."""
+        value = self._in_place.call(name, self.training, residual, u)
+        if self._in_place.changes(name, self.training):
+            raise InputError(
+                f"{name} changes its state in place, and K = {self.K} units are evaluated at one state; "
+                "give units that leave it as it is, without inplace=True, say, or K = 1."
+            )
+        return value
 
     def extra_repr(self) -> str:
         """K."""

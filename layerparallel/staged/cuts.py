@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import InputError
 from ..steps import draws
 from ..steps.attention import plain_attention
+from .in_place import copied
 from .pieces import Piece
 
 Bond = tuple[int, int, nn.Parameter]
@@ -91,8 +92,8 @@ def costs(pieces: Sequence[Piece], example: Any) -> list[int]:
     is written.
 
     Args:
-        example: an input, (B, ...); None if there is none. Modes, statistics and random numbers are
-            afterwards what they were.
+        example: an input, (B, ...); None if there is none. It and modes, statistics and random numbers
+            are afterwards what they were.
     """
     counted = [] if example is None else _operations(pieces, example)
     if any(counted):
@@ -111,7 +112,7 @@ def _operations(pieces: Sequence[Piece], example: Any) -> list[int]:
     from .written import Written
 
     modes = {part: part.training for piece in pieces for part in piece.module.modules()}
-    found, value = [], example
+    found, value = [], copied(example)
     try:
         # Attention's fast path is one operation that nobody counts.
         with torch.no_grad(), draws.apart(), plain_attention(True):

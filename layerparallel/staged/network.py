@@ -18,6 +18,7 @@ from ..network.crossing import Form, crossed, everywhere, told
 from ..network.distribution import Elsewhere
 from ..steps.state import State, as_given, as_state
 from .cuts import cut
+from .in_place import InPlace
 from .numbers import Numbers, draw_on_from, drawing
 from .pieces import Piece, named_modules, pieces_of
 
@@ -50,6 +51,7 @@ class Staged(Norms):
         self._modules.update(named_modules(network))
         self._pieces = tuple(piece for name in self._modules for piece in pieces_of(self, name))
         self._stages = cut(self._pieces, stages, example)
+        self._in_place = InPlace()
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -74,9 +76,15 @@ class Staged(Norms):
     def stage(self, k: int) -> Callable[[Any], Any]:
         """Stage k as a function from its first state, (B, ...), the input for k = 0, to its last.
 
-        Called, it raises RuntimeError where the stage is on another rank. Where its weights lie in
-        memory channels-last, so do its states and their gradients, whatever it is given.
+        What it is given is left as it is. Called, it raises RuntimeError where the stage is on another
+        rank. Where its weights lie in memory channels-last, so do its states and their gradients,
+        whatever it is given.
         """
+        through = self._through(k)
+        return lambda value: self._in_place.call(f"Stage {k}", self.training, through, value)
+
+    def _through(self, k: int) -> Callable[[Any], Any]:
+        """Stage k, which may change in place what it is given."""
         pieces = self._of(k)
         last = _channels_last(pieces)
 
@@ -107,7 +115,7 @@ class Staged(Norms):
         if not self.group.alone:
             return self._relayed(x)
         for k in range(self.count):
-            x = self.stage(k)(x)
+            x = self._through(k)(x)
         return x
 
     def _relayed(self, x: Any) -> Any:
@@ -127,7 +135,7 @@ class Staged(Norms):
 
         def closing() -> Any:
             nonlocal random
-            end, random = drawing(self.stage(last), value, device)
+            end, random = drawing(self._through(last), value, device)
             return end
 
         output = everywhere(group, closing, state)
@@ -138,7 +146,7 @@ class Staged(Norms):
         self, k: int, value: Any, device: torch.device
     ) -> tuple[State, tuple[list[Form], Numbers]]:
         """The last state of stage k, in a graph even where the stage is frozen: a gradient will come."""
-        end, random = drawing(self.stage(k), value, device)
+        end, random = drawing(self._through(k), value, device)
         state = as_state(end, f"the last state of stage {k}")
         if torch.is_grad_enabled():
             state = tuple(
