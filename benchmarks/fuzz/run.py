@@ -20,8 +20,8 @@ from typing import Any
 
 import harness
 import torch
-from blocks import FEATURES
-from models import BATCH, CHANGES, Model, Ours, Plain
+from fuzz_blocks import FEATURES
+from fuzz_models import BATCH, CHANGES, Model, Ours, Plain
 
 BODIES = ("unlike", "stacked", "tied", "from modules")
 SOLVERS = ("serial", "recomputed", "mgrit", "mgrit recomputed")

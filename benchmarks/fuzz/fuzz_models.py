@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from blocks import RANDOM, WIDTH, Block, Tempered
+from fuzz_blocks import RANDOM, WIDTH, Block, Tempered
 from torch import Tensor, nn
 from torch.nn.utils import prune
 

@@ -29,7 +29,7 @@ class Block(nn.Module):
                 MADE[name](self, place)
 
     def forward(self, u: Any) -> Any:
-        rest: tuple[Tensor, ...] = ()
+        rest: Any = ()
         if isinstance(u, tuple):
             u, *others = u
             rest = tuple(others)
@@ -111,8 +111,12 @@ def _pruned(block: Block, place: int) -> None:
     prune.l1_unstructured(block.fc, "weight", 0.3)
 
 
+def _larger(module: nn.Module, given: Any, out: Any) -> Any:
+    return 1.5 * out
+
+
 def _hook(block: Block, place: int) -> None:
-    block.fc.register_forward_hook(lambda module, given, out: 1.5 * out)
+    block.fc.register_forward_hook(_larger)
 
 
 def _outer_hook(block: Block, place: int) -> None:
@@ -128,7 +132,7 @@ def _parameter_hook(block: Block, place: int) -> None:
 
 
 def _setting(block: Block, place: int) -> None:
-    block.setting = {"gain": 1.0 + 0.1 * place}
+    vars(block)["setting"] = {"gain": 1.0 + 0.1 * place}
 
 
 def _complex(block: Block, place: int) -> None:
@@ -240,7 +244,7 @@ class Doubled(torch.autograd.Function):
         return 2 * v
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Tensor:
         return 2 * g
 
 
@@ -259,7 +263,7 @@ BEHIND: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "a counter": _count,
     "a buffer bound anew": _bound,
     "shared weights inside": lambda block, v: block.second(v),
-    "a setting of its own": lambda block, v: block.setting["gain"] * v,
+    "a setting of its own": lambda block, v: vars(block)["setting"]["gain"] * v,
     "complex weights": _spectral_product,
     "nested containers": lambda block, v: block.nested["list"][0]["one"](v),
     "an auxiliary loss": _auxiliary,
@@ -269,7 +273,7 @@ BEHIND: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "a branch": _branching,
     "in place inside": lambda block, v: v.mul(1.1).clamp_(-0.9, 0.9),
     "detached inside": lambda block, v: v + v.detach().abs(),
-    "an autograd function": lambda block, v: Doubled.apply(v),  # type: ignore[arg-type]
+    "an autograd function": lambda block, v: Doubled.apply(v),
     "a sort": lambda block, v: v.sort(dim=1).values,
     "single precision inside": lambda block, v: v.float().double(),
     "functional dropout in place": lambda block, v: _dropped(block, v),
