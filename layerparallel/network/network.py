@@ -23,7 +23,7 @@ from .bodies import Body
 from .crossing import crossed, edge, everywhere, on_rank, told
 from .driven import Driven
 from .parts import Chains, checked_chains
-from .propagate import Direction, Guess, Solver, finite, fitting, propagate
+from .propagate import Direction, Guess, Solver, finite, propagate
 from .serial_twins import SerialChains, SerialNetwork
 from .wrapping import parted
 
@@ -230,7 +230,7 @@ class Network(Norms):
         """The last state of chain k, from what the module before it returned."""
         given, inputs = (value.state, value.inputs) if isinstance(value, Driven) else (value, ())
         inputs = as_state(inputs, "inputs") if not isinstance(inputs, tuple) else inputs
-        u0 = fitting(body, as_state(given, "the opening's value"))
+        u0 = as_state(given, "the opening's value")
         count = len(self.chains)
 
         def report(direction: Direction, solution: Solution) -> None:

@@ -58,6 +58,8 @@ class Binder(Protocol):
         self, u: State, inputs: State, carried: Carried, several: bool, anew: bool = False
     ) -> bool: ...
 
+    def recall(self) -> None: ...
+
     def signs(self, device: torch.device) -> Signs | None: ...
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None: ...
@@ -111,11 +113,14 @@ def propagate(
             "transform net.to_serial() instead"
         )
     solver.check(body.depth)
-    u0, carried = Carried.of(u0)
+    held = body.tensors()
+    u0, carried = Carried.of(fitting(held, u0))
     if torch.is_grad_enabled() or body.notes or not isinstance(solver, Serial):
         body.examine(u0, tuple(inputs), carried, _several(solver))
+    else:
+        body.recall()
     call = _Call(body, solver, len(u0), len(inputs), carried, guess, report)
-    tensors = (*u0, *inputs, *body.tensors(), *body.nothings())
+    tensors = (*u0, *inputs, *held, *body.nothings())
     on_ranks = not body.group.alone  # where another rank may have what requires a gradient
     if not torch.is_grad_enabled() or not (on_ranks or any(t.requires_grad for t in tensors)):
         with torch.no_grad():
@@ -370,14 +375,14 @@ def finite(group: Group, value: Any) -> Any:
     return value
 
 
-def fitting(body: Binder, u0: State) -> State:
-    """The first state as the chain takes it: on its device, under autocast in 32 bits at least.
+def fitting(tensors: Sequence[Tensor], u0: State) -> State:
+    """The first state as a chain of these tensors takes it: under autocast in 32 bits at least.
 
     Raises:
         ValueError: it is on another device, or all parameters have another dtype.
     """
-    tensors = [p for p in body.tensors() if differentiable(p)]
-    dtypes, places = {p.dtype for p in tensors}, {p.device for p in tensors}
+    dtypes = {p.dtype for p in tensors if differentiable(p)}
+    places = {p.device for p in tensors}
     state = []
     for a in u0:
         if places and places != {a.device}:

@@ -84,6 +84,8 @@ class Body(nn.Module):
         self.workspace = Workspace(KEPT_BYTES)
         self.timed = True
         """Modules whose forward has an argument t are given the time."""
+        self.habits, self.known = Habits(), False
+        """Those of the present mode, and whether its steps were examined."""
         self._examined: dict[Hashable, Habits] = {}
         self._fields: dict[Any, Any] = {}
 
@@ -200,7 +202,8 @@ class Body(nn.Module):
                 "steps takes; make it by chain(module, depth, tied=True)"
             )
         self.driven = bool(inputs)
-        before, modes, places = self.habits, self._modes(), tuple(carried.parts)
+        modes, places = self._modes(), tuple(carried.parts)
+        before = self._examined.get(modes)
         if anew:
             self._examined.clear()
         if (modes, True, places) not in self._examined and (
@@ -210,7 +213,8 @@ class Body(nn.Module):
         ) not in self._examined:
             now = self._examined_on_ranks(u, inputs, carried, several)
             self._examined[modes] = self._examined[modes, several, places] = now
-        now = self.habits
+        self.habits = now = self._examined[modes]
+        self.known = True
         if self.compiled and (now.watched or carried.parts):
             raise ValueError(
                 "a compiled step has dropout, batch norm in training or a state with masks, which are "
@@ -220,7 +224,7 @@ class Body(nn.Module):
 
     def signs(self, device: torch.device) -> Signs | None:
         """What to look at while steps are evaluated; None where they need no care."""
-        if self.vouched or not self.group.alone or self._modes() not in self._examined:
+        if self.vouched or not self.group.alone or not self.known:
             return None
         return Signs(device, self.buffers if self.habits.buffered else lambda: ())
 
@@ -233,10 +237,10 @@ class Body(nn.Module):
         """What changes where modules are replaced or switched over."""
         return tuple((type(part), part.training) for part in self.modules())
 
-    @property
-    def habits(self) -> Habits:
-        """Of the present mode; none where it was not examined, which only evaluation goes without."""
-        return self._examined.get(self._modes(), Habits())
+    def recall(self) -> None:
+        """Goes by what was found in the present mode, if it was examined; evaluation may go without."""
+        found = self._examined.get(self._modes())
+        self.habits, self.known = found or Habits(), found is not None
 
     def _examined_on_ranks(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
         """What any rank that examines has found; the first refusal is raised on all."""
