@@ -206,11 +206,7 @@ class Body(nn.Module):
         before = self._examined.get(modes)
         if anew:
             self._examined.clear()
-        if (modes, True, places) not in self._examined and (
-            modes,
-            several,
-            places,
-        ) not in self._examined:
+        if not any((modes, each, places) in self._examined for each in (True, several)):
             now = self._examined_on_ranks(u, inputs, carried, several)
             self._examined[modes] = self._examined[modes, several, places] = now
         self.habits = now = self._examined[modes]
