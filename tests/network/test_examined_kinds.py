@@ -180,3 +180,31 @@ def test_a_first_forward_with_nan_gets_the_documented_sentence():
     u = entering()
     u[0, 0] = torch.nan
     assert "the state that enters the chain holds NaN" in refusal(net, u)
+
+
+class Counted(Block):
+    """Counts its calls."""
+
+    calls = 0
+
+    def forward(self, u: Tensor) -> Tensor:
+        Counted.calls += 1
+        return super().forward(u)
+
+
+@pytest.mark.parametrize(("body", "most"), [("unlike", 2 * DEPTH), ("stacked", 3), ("tied", 6)])
+def test_an_examination_costs_two_forwards_at_most_and_comes_once(body, most):
+    net, _ = made(Counted, body, "mgrit")
+    found = []
+    for _ in range(3):
+        Counted.calls = 0
+        net(entering()).sum().backward()
+        found.append(Counted.calls)
+    assert found[1] == found[2]
+    assert found[0] - found[1] <= most
+    net.eval()
+    Counted.calls = 0
+    net(entering())
+    again = Counted.calls
+    net(entering())
+    assert again - (Counted.calls - again) <= most
