@@ -1,4 +1,4 @@
-"""Random models by every body and solver: the numbers of plain PyTorch or one sentence.
+"""Random models against plain PyTorch: the same numbers or one sentence.
 
     layerparallel bench fuzz [--models 5000] [--first 0] [--json]
 
