@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..steps.fields import At, Function
 from ..steps.integrators import Integrator, block
-from ..steps.state import State, state_map
+from ..steps.state import State, refuse_other_kind, state_map
 from .coarse import CoarseOperator
 
 
@@ -85,16 +85,5 @@ def _mean(u: State, samples: int) -> State:
 
 def _like(u: State, value: State) -> State:
     """A step's value in the state's dtype (autocast may change it); refuses any other change."""
-    if len(u) != len(value) or any(a.shape != b.shape for a, b in zip(u, value, strict=True)):
-        raise ValueError(
-            f"a step changed the state's shape from {[tuple(a.shape[1:]) for a in u]} to "
-            f"{[tuple(a.shape[1:]) for a in value]}; a chain needs one shape throughout, "
-            "so put the change into the opening or the closing"
-        )
-    for a, b in zip(u, value, strict=True):
-        if a.dtype != b.dtype and not torch.is_autocast_enabled(a.device.type):
-            raise ValueError(
-                f"a step changed the state's dtype from {a.dtype} to {b.dtype}; "
-                "cast inside the step or use autocast"
-            )
+    refuse_other_kind(u, value, arrays=True)
     return state_map(lambda a, b: b.to(a.dtype), u, value)

@@ -396,7 +396,8 @@ def fitting(tensors: Sequence[Tensor], u0: State) -> State:
             state.append(a.float() if a.itemsize < 4 else a)
             continue
         (only,) = dtypes if len(dtypes) == 1 else (a.dtype,)
-        if not autocast and differentiable(a) and only != a.dtype and not only.is_complex:
+        moves = differentiable(a) or not any(map(differentiable, u0))
+        if not autocast and moves and only != a.dtype and not only.is_complex:
             raise ValueError(
                 f"the state is {a.dtype} and the body's parameters are {only}; "
                 "convert the input or the network"

@@ -87,6 +87,29 @@ class Carried:
 NOTHING = Carried()
 
 
+def refuse_other_kind(u: State, value: State, arrays: bool = False) -> None:
+    """Refuses a step's value that is no state like u: of other shapes, or dtypes without autocast.
+
+    Args:
+        arrays: both are arrays of states.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if len(u) != len(value) or any(a.shape != b.shape for a, b in zip(u, value, strict=True)):
+        before, now = ([tuple(a.shape[arrays:]) for a in state] for state in (u, value))
+        raise ValueError(
+            f"a step changed the state's shape from {before} to {now}; a chain needs one shape "
+            "throughout, so put the change into the opening or the closing"
+        )
+    for a, b in zip(u, value, strict=True):
+        if a.dtype != b.dtype and not torch.is_autocast_enabled(a.device.type):
+            raise ValueError(
+                f"a step changed the state's dtype from {a.dtype} to {b.dtype}; "
+                "cast inside the step or use autocast"
+            )
+
+
 def state_map(function: Callable[..., Tensor], *states: State) -> State:
     """Applies a function of tensors to states, part by part."""
     return tuple(function(*parts) for parts in zip(*states, strict=True))
