@@ -45,36 +45,33 @@ class Solve(Levels):
     def relax(self, level: int, arrived: State) -> State:
         for _ in range(self.solver.relaxations(level)):
             copy_into(self.arrivals(level), arrived)
-            arrived = self.sweep(level, coming=self.hand_on(level))
+            arrived = self.sweep(level, coming=self.hand_on(level, self.points[level]))
         return arrived
 
     def correct(self, level: int, arrived: State, kind: str) -> None:
         """Coarse correction of the C-points of `level` from where its intervals arrived."""
-        coarse = level + 1
-        points = self.points[level]
-        before = tuple(p.clone() for p in points) if self.linear else points
-        every = Intervals(0, self.chains[coarse].steps, 1)
+        coarse, points = level + 1, self.points[level]
         if self.linear:  # the correction alone: zero guess, the residual on the right
-            residual = state_map(torch.sub, arrived, self.arrivals(level))
-            right = self.arrived_down(level, residual)
+            reached = self.reached(level, arrived)
+            residual = state_map(torch.sub, reached, points)
+            self.rhs[coarse] = residual
+            if self.states[coarse] is not points:
+                right = self.arrived_down(level, self.arrivals(level, residual))
+                self.rhs[coarse] = self.behind_steps(coarse, right)
             for s in self.states[coarse]:
                 s.zero_()
         else:
-            right = self.arrived_down(level, arrived)
+            self.rhs[coarse] = self.behind_steps(coarse, self.arrived_down(level, arrived))
             if self.states[coarse] is not points:
                 copy_into(self.states[coarse], self.down(level, points))
-            departures = self.chains[coarse].depart(self.states[coarse], every)
-            right = state_map(torch.sub, right, self.advance(coarse, departures, every, keep=False))
-        rhs = tuple(torch.zeros_like(s) for s in self.states[coarse])
-        copy_into(self.chains[coarse].arrive(rhs, every), right)
-        self.rhs[coarse] = rhs
+            self.less[coarse] = self.behind_steps(coarse, self.reference(coarse))
         self.solve_level(coarse, kind)
-        self.rhs[coarse] = None
+        self.rhs[coarse] = self.less[coarse] = None
         if self.states[coarse] is not points:
             copy_into(points, self.up(level))
-        if self.linear:
-            for p, b in zip(points, before, strict=True):
-                p.add_(b)
+        if self.linear:  # what differs from the residual is added to where the intervals arrived
+            for p, r, z in zip(points, residual, reached, strict=True):
+                p.sub_(r).add_(z)
 
     def solve_level(self, level: int, kind: str) -> None:
         """One cycle on a coarse level, or its exact solution on the coarsest."""
@@ -91,17 +88,26 @@ class Solve(Levels):
             self.end(level)
 
     def solve_coarsest(self) -> None:
-        """From its beginning, step by step, one rank after the other."""
+        """Step by step, one rank after the other, from its beginning or from where it is exact.
+
+        An adjoint is solved from its beginning: a shorter walk would have to be linearised anew.
+        """
         level = self.bottom
-        states, steps = self.states[level], self.chains[level].steps
+        states, steps, rhs = self.states[level], self.chains[level].steps, self.rhs[level]
+        exact = 0 if self.backward else self.exact // self.span - self.places[level].mine.start
+        if not steps or exact > steps:
+            return
+        begin = max(exact, 0)
+        departure = tuple(s[steps:] if self.backward else s[begin : begin + 1] for s in states)
+        if exact > 0 and rhs is not None:
+            copy_into(departure, tuple(r[begin : begin + 1] for r in rhs))
 
-        def work(begin: State) -> State:
-            copy_into(self.first(states), begin)
-            return self.advance(level, begin, Intervals(0, 1, steps))
+        def work(u: State) -> State:
+            copy_into(departure, u)
+            return self.advance(level, u, Intervals(begin, 1, steps - begin))
 
-        if steps:
-            before, behind = self.places[level].next_to(self.backward)
-            self.group.relay(self.first(states), behind, before, work)
+        before, behind = self.places[level].next_to(self.backward)
+        self.group.relay(departure, behind, before if exact <= 0 else None, work)
 
     # ---- norms ------------------------------------------------------------------------------
 
@@ -177,6 +183,7 @@ class Solve(Levels):
                 break
             arrived = self.relax(0, arrived)
             old = tuple(p.clone() for p in self.points[0])
+            self.exact += solver.relaxations(0) + 1
             self.correct(0, arrived, solver.cycle)
             corrections.append(self.size(self.own(state_map(torch.sub, self.points[0], old))))
             done += 1
