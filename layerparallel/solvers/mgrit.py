@@ -47,8 +47,8 @@ class MGRIT(Settings):
         cycle: "V", "F" or "W".
         forward_cycles: cycles of the forward solve.
         adjoint_cycles: cycles of the adjoint solve.
-        tolerance: stop when the residual at the C-points, relative to the states there, is at most
-            this; the cycles are then an upper bound.
+        tolerance: stop when the estimated error of the C-points, relative to the states there, is at
+            most this (`Solution.relative_error`); the cycles are then an upper bound.
         coarse: coarse operator: "inject", "mean_parameters", "mean_residual" or "picard", from the
             cheapest to the most accurate; see `CoarseOperator`. None for "inject" where a coarsening is
             given; where it is chosen, for "picard" if steps are forward Euler or residual blocks, else

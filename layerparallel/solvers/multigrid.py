@@ -129,6 +129,29 @@ class Solve(Levels):
         total = self.group.total(torch.stack(local).double().square()).sqrt()
         return list(total.to(local[0].dtype).unbind())
 
+    def measure(
+        self, solution: Solution, residuals: list[Tensor], corrections: list[Tensor], jump: Tensor | None
+    ) -> None:
+        """Residuals, corrections and the estimate of the error, over all ranks, into the solution.
+
+        A residual is taken to grow into an error as it did when it was last corrected: from `jump` to
+        the correction. Before the first one, with the 3/4th power of the intervals passed: between the
+        square root, where residuals have nothing in common, and the number, where they add up.
+        """
+        points, blocks = self.own(self.points[0]), self.natural[1]
+        if jump is None:
+            begin, count = blocks.ranges[self.group.rank].start, blocks.steps
+            passed = torch.arange(begin, begin + len(points[0]), device=points[0].device)
+            passed = count - passed if self.backward else passed
+            weights = passed.div(count).pow_(0.75).to(points[0].dtype)  # 1 at most: 16 bits hold it
+            jump = self.size(tuple(p * weights.view(-1, *[1] * (p.dim() - 1)) for p in points))
+        *found, scale, jump = self.sizes(*residuals, *corrections, self.size(points), jump)
+        solution.residual_tensors = found[: len(residuals)]
+        solution.correction_tensors = found[len(residuals) :]
+        solution.scale_tensor, last = scale, found[len(residuals) - 1]
+        error, of, power = (found[-1], jump, 1.0) if corrections else (jump, scale, blocks.steps**0.75)
+        solution.error_tensor = torch.where(of > 0, last * (error / of * power), last)
+
     # ---- the whole solve --------------------------------------------------------------------
 
     def start(self, guess: State | None) -> None:
@@ -167,6 +190,7 @@ class Solve(Levels):
         solution = Solution(end=self.u0)
         residuals: list[Tensor] = []
         corrections: list[Tensor] = []
+        jump: Tensor | None = None
         while True:
             # any sweep may prove to be the last: recording again is free, collecting again is not
             last = done == limit if not always else self.recorder is not None
@@ -174,14 +198,16 @@ class Solve(Levels):
                 self.recorder.restart()
             arrived = self.sweep(0, last)
             residuals.append(self.size(state_map(torch.sub, arrived, self.arrivals(0))))
-            scale = self.size(self.own(self.points[0]))
+            if always or done == limit:
+                self.measure(solution, residuals, corrections, jump)
             if solver.tolerance is not None:
-                residual, solution.scale_tensor = self.sizes(residuals[-1], scale)
-                solution.residual_tensors.append(residual)
-                solution.converged = solution.relative_residual <= solver.tolerance
+                solution.converged = solution.relative_error <= solver.tolerance
             if done == limit or (always and solution.converged):
                 break
-            arrived = self.relax(0, arrived)
+            jump = residuals[-1]
+            if solver.relaxations(0):
+                arrived = self.relax(0, arrived)
+                jump = self.size(state_map(torch.sub, arrived, self.arrivals(0)))
             old = tuple(p.clone() for p in self.points[0])
             self.exact += solver.relaxations(0) + 1
             self.correct(0, arrived, solver.cycle)
@@ -189,9 +215,6 @@ class Solve(Levels):
             done += 1
         if always and self.collect:
             arrived = self.sweep(0, last=True)
-        found = self.sizes(*residuals, *corrections, scale)
-        solution.residual_tensors = found[: len(residuals)]
-        solution.correction_tensors, solution.scale_tensor = found[len(residuals) : -1], found[-1]
         end = self.final(arrived) if len(arrived[0]) else self.u0
         if not self.backward and (rest := self.rest[0]) is not None:
             end = self._finally(end, rest)

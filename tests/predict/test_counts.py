@@ -105,7 +105,7 @@ def test_messages_of_a_two_level_solve(ranks, cycles, relaxation):
     states -= sum((f - 1) // (16 // ranks) for f in exact)
     sums = ranks * (ranks.bit_length() - 1)
     assert sum(each.messages for each in statistics) == states + sums
-    norms = 2 * cycles  # residuals, corrections and the scale, in float64
+    norms = 2 * cycles + 1  # residuals, corrections, the scale and one for the error, in float64
     assert sum(each.bytes for each in statistics) == states * 60 + sums * 8 * norms
 
 

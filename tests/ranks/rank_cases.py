@@ -113,13 +113,13 @@ def propagated(group: Group, case: Case, layers: Sequence[Sequence[int]] | None 
     return Found(
         y.detach(),
         by_layer(net, {name: p.grad for name, p in net.named_parameters()}),
-        [solution.residuals for solution in solutions],
+        [[*solution.residuals, solution.relative_error] for solution in solutions],
         [body.block for body in net.chains],
     )
 
 
 def worst(found: Sequence[Found], case: Case) -> float:
-    """Largest deviation from one process: outputs, every gradient, residuals.
+    """Largest deviation from one process: outputs, every gradient, residuals and the estimated error.
 
     Gradients are relative to the largest of the chains, residuals to the states.
     """
