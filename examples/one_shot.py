@@ -39,14 +39,14 @@ def main(depth: int = 128, steps: int = 210, batches: int = 2) -> dict[str, floa
         last = training.step(*pieces[which], key=which)
         first = first or last
         if step % (steps // 6) == 0 or step == steps - 1:
-            print(f"step {step:4}: loss {last.loss:.3f}, residual {last.forward_residual:.1e}")
+            print(f"step {step:4}: loss {last.loss:.3f}, error {last.forward_error:.1e}")
     assert first is not None
     assert last is not None
     found = {
         "first_loss": float(first.loss),
         "last_loss": float(last.loss),
-        "first_residual": first.forward_residual or 0.0,
-        "last_residual": last.forward_residual or 0.0,
+        "first_error": first.forward_error or 0.0,
+        "last_error": last.forward_error or 0.0,
         "accuracy": accuracy(net, data.validation_x, data.validation_y),
     }
     print(f"validation accuracy, propagated serially: {found['accuracy']:.1%}")

@@ -79,6 +79,18 @@ class Join(nn.Module):
         return u[0] - 2 * u[1]
 
 
+class Affine(nn.Module):
+    """F(u) = A u + b, or tanh of it, with no closed form."""
+
+    def __init__(self, width: int = 4, activation: Callable[[Tensor], Tensor] | None = None):
+        super().__init__()
+        self.linear, self.activation = nn.Linear(width, width), activation
+
+    def forward(self, u: Tensor) -> Tensor:
+        value = self.linear(u)
+        return value if self.activation is None else self.activation(value)
+
+
 def residual_block(width: int, hidden: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width))
 
@@ -275,6 +287,30 @@ def small(solver: Solvers, depth: int = 12, width: int = 4, **options: Any) -> l
     settings: dict[str, Any] = {"T": 2.0} | options
     body = lp.chain(lp.Dense(width), depth, **settings)
     return lp.Network(nn.Linear(3, width), body, nn.Linear(width, 2), solver).double()
+
+
+def oscillation(
+    layer: nn.Module, depth: int, turn: float, damping: float = 0.0, seed: int = 0
+) -> lp.Network:
+    """Steps ``u + F(u)`` that turn by about `turn` and damp by `damping`, every one about other axes.
+
+    `layer` has one square weight, skew-symmetric but for the damping, and a bias of zero.
+    """
+    body = lp.chain(layer, depth, h=1.0, initial="independent").double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in body.parameters():
+            if parameter.dim() < 3:
+                parameter.zero_()
+                continue
+            width = parameter.shape[-1]
+            axes = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            axes = torch.linalg.qr(axes)[0]
+            turning = torch.zeros(width, width, dtype=torch.float64)
+            turning[::2, 1::2].fill_diagonal_(turn)
+            turning = turning - turning.t() - damping * torch.eye(width, dtype=torch.float64)
+            parameter.copy_(axes @ turning @ axes.mT)
+    return lp.Network(None, body, None)
 
 
 def batch(size: int = 5, seed: int = 1) -> Tensor:

@@ -41,9 +41,9 @@ def test_neural_ode():
 
 
 def test_recurrence():
-    accuracy, residuals = run("recurrence")
+    accuracy, errors = run("recurrence")
     assert accuracy > 0.9
-    assert residuals["mean_residual"] < residuals["mean_parameters"] < residuals["inject"]
+    assert errors["mean_residual"] < errors["mean_parameters"] < errors["inject"]
 
 
 def test_own_step():
@@ -61,7 +61,7 @@ def test_own_closed_form():
 def test_one_shot():
     found = run("one_shot")
     assert found["last_loss"] < found["first_loss"] / 3
-    assert found["last_residual"] < found["first_residual"] / 100
+    assert found["last_error"] < found["first_error"] / 100
     assert found["accuracy"] > 0.7
 
 

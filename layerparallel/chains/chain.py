@@ -87,7 +87,12 @@ class Chain(abc.ABC):
 
     @abc.abstractmethod
     def advance(
-        self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
+        self,
+        u: State,
+        over: Intervals,
+        rhs: State | None = None,
+        into: State | None = None,
+        less: State | None = None,
     ) -> State:
         """Takes every interval of `over` from its departure to its arrival.
 
@@ -96,10 +101,20 @@ class Chain(abc.ABC):
             over: which steps.
             rhs: array of states 0..N: after the step to state n, ``rhs[n]`` is added.
             into: array of states 0..N that receives every state passed, arrivals included.
+            less: array of states 0..N, given with `rhs`: ``less[n]``, of `reference`, is taken away
+                before ``rhs[n]`` is added. Where a step departs as its reference did, the state is
+                ``rhs[n]``, bit by bit.
 
         Returns:
             Arrivals, each of shape (over.count, ...).
         """
+
+    def reference(self, u: State, over: Intervals) -> State:
+        """What `advance` is given as `less`: where single steps (``over.length == 1``) arrive from u.
+
+        A chain may leave a constant out, here and with `less`.
+        """
+        return self.advance(u, over)
 
     @abc.abstractmethod
     def coarsen(self, factor: int, operator: CoarseOperator, blocks: Blocks | None = None) -> Chain:

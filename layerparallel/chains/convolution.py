@@ -98,16 +98,24 @@ class ConvolutionChain(ClosedFormChain):
         return following
 
     def advance(
-        self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
+        self,
+        u: State,
+        over: Intervals,
+        rhs: State | None = None,
+        into: State | None = None,
+        less: State | None = None,
     ) -> State:
         layout = self.layout(u[0])
         x = layout.fold(u[0].clone())
         rhs_at = over.positions(rhs, 1) if rhs is not None else None
+        less_at = over.positions(less, 1) if less is not None else None
         into_at = over.positions(into, 1) if into is not None else None
         stacks = over.positions(self.stacks)
         for j in range(over.walked):
             weight, bias = stacks[j]
             x = self.step(x, weight, bias, layout, out=x)
+            if less_at is not None:
+                x = x.sub_(layout.fold(less_at[j][0]))
             if rhs_at is not None:
                 x = x.add_(layout.fold(rhs_at[j][0]))
             if into_at is not None:

@@ -72,25 +72,27 @@ class DenseChain(ClosedFormChain):
         return inside.positions((weight[here], bias.flatten(0, 1)))
 
     def advance(
-        self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
+        self,
+        u: State,
+        over: Intervals,
+        rhs: State | None = None,
+        into: State | None = None,
+        less: State | None = None,
     ) -> State:
-        act, gain, behind = self.activation, self.reach * self.activation.gain, self.drift
+        behind = self.drift if less is None else 0.0  # of a difference it is no part
         rhs_at = over.positions(rhs, 1) if rhs is not None else None
+        less_at = over.positions(less, 1) if less is not None else None
         if into is not None:  # every state goes straight to its place
             x, out_at = u[0], [out for (out,) in over.positions(into, 1)]
         else:
             x = u[0].clone(memory_format=torch.contiguous_format)
             out_at = [x] * over.length
-        stacks = self.steered(over)
-        z = x.new_empty((over.count, stacks[0][0].shape[1], x.shape[2]))
-        inner = torch.empty_like(z) if self.picard is not None else z
+        stacks = self.steered(over) if less is None else over.positions(self.stacks[:2])
+        rooms = self._rooms(x)
         for j in range(over.walked):
-            weight, bias = stacks[j]
-            torch.baddbmm(bias, weight, x, alpha=act.scale, out=z)
-            value = act.value(self.iterate(weight, z, inner), z)
-            if self.layers > 1:
-                value = value.unflatten(1, (self.layers, -1)).sum(1)
-            x = torch.add(x, value, alpha=gain, out=out_at[j])
+            x = self._step(x, stacks[j], rooms, out_at[j])
+            if less_at is not None:
+                x.sub_(less_at[j][0])
             if rhs_at is not None:
                 x.add_(rhs_at[j][0])
         if not behind:
@@ -100,6 +102,26 @@ class DenseChain(ClosedFormChain):
         passed = into[0][over.first + 1 : over.stop + 1].unflatten(0, (over.count, over.length))
         passed[:, : over.walked].add_(self._behind(over.walked, 1, x).view(1, -1, 1, 1))
         return (x,)
+
+    def reference(self, u: State, over: Intervals) -> State:
+        (stack,) = over.positions(self.stacks[:2])
+        return (self._step(u[0], stack, self._rooms(u[0])),)
+
+    def _rooms(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """For the pre-activations of a step from states x, and for what `iterate` keeps."""
+        z = x.new_empty((x.shape[0], self.layers * x.shape[1], x.shape[2]))
+        return z, torch.empty_like(z) if self.picard is not None else z
+
+    def _step(
+        self, x: Tensor, stack: State, rooms: tuple[Tensor, Tensor], out: Tensor | None = None
+    ) -> Tensor:
+        """The next states, without their drift."""
+        (weight, bias), (z, inner), act = stack, rooms, self.activation
+        torch.baddbmm(bias, weight, x, alpha=act.scale, out=z)
+        value = act.value(self.iterate(weight, z, inner), z)
+        if self.layers > 1:
+            value = value.unflatten(1, (self.layers, -1)).sum(1)
+        return torch.add(x, value, alpha=self.reach * act.gain, out=out)
 
     @cached_property
     def picard(self) -> tuple[Tensor, Tensor, Tensor] | None:

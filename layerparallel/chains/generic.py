@@ -158,6 +158,7 @@ class GenericChain(Chain):
         shared: Sequence[Tensor],
         rhs: State | None = None,
         onto: State | None = None,
+        less: State | None = None,
     ) -> list[State]:
         """All states passed, one entry per position; `own` covers just the steps of `over`.
 
@@ -167,11 +168,14 @@ class GenericChain(Chain):
         inside = Intervals(0, over.count, over.length)
         own_at = inside.positions(tuple(own)) if own else [()] * over.length
         rhs_at = over.positions(rhs, 1) if rhs is not None else None
+        less_at = over.positions(less, 1) if less is not None else None
         onto_at = over.positions(onto, 1) if onto is not None else None
         times = self._times(over, u[0].device)
         visited = []
         for j in range(over.walked):
             u = self._step(u, own_at[j], shared, self._at(over, j, times))
+            if less_at is not None:
+                u = state_map(torch.sub, u, less_at[j])
             if rhs_at is not None:
                 u = state_map(torch.add, u, rhs_at[j])
             if onto_at is not None:
@@ -196,10 +200,15 @@ class GenericChain(Chain):
         )
 
     def advance(
-        self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
+        self,
+        u: State,
+        over: Intervals,
+        rhs: State | None = None,
+        into: State | None = None,
+        less: State | None = None,
     ) -> State:
         own = tuple(p[over.first : over.stop] for p in self._selected)
-        visited = self.walk(u, over, own, self.shared, rhs)
+        visited = self.walk(u, over, own, self.shared, rhs, less=less)
         if into is not None:
             for target, state in zip(over.positions(into, 1), visited, strict=False):
                 copy_into(target, state)

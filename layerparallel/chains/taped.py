@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..group.blocks import Blocks
-from ..steps.state import State, copy_into
+from ..steps.state import State, copy_into, state_map
 from .chain import Adjoint, Chain, Intervals
 from .coarse import CoarseOperator
 from .placement import move_points
@@ -136,8 +136,15 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
         return coarse
 
     def advance(
-        self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
+        self,
+        u: State,
+        over: Intervals,
+        rhs: State | None = None,
+        into: State | None = None,
+        less: State | None = None,
     ) -> State:
+        if rhs is not None and less is not None:
+            rhs = state_map(torch.sub, rhs, less)
         return self._back(u, over, False, rhs, into) if over.walked else u
 
     def collect(self, u: State, over: Intervals) -> State:

@@ -367,4 +367,4 @@ def _passed(part: nn.Module, enter: Callable[[], Any]) -> Any:
 def _worst(solutions: list[Solution]) -> Solution | None:
     if len(solutions) < 2:
         return solutions[0] if solutions else None
-    return max(solutions, key=lambda solution: solution.relative_residual)
+    return max(solutions, key=lambda solution: solution.relative_error)

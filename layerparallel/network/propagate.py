@@ -319,7 +319,7 @@ def _guarded(
     serial = Serial(solver.memory).solve(chain, u0, None, recorder, collect)
     serial.fallback = reason
     serial.residual_tensors = solution.residual_tensors
-    serial.scale_tensor = solution.scale_tensor
+    serial.scale_tensor, serial.error_tensor = solution.scale_tensor, solution.error_tensor
     serial.evaluations = [spent[0] + serial.evaluations[0], *spent[1:]]
     serial.seconds = [solution.seconds[0] + serial.seconds[0], *solution.seconds[1:]]
     return serial
@@ -333,6 +333,8 @@ ROUNDINGS = 2
 
 TOO_FAR = 0.5
 """Relative residual from which a solve is useless, even one of a single cycle."""
+ALL_WRONG = 1.0
+"""The same of the estimated error, which may be three times too large."""
 
 
 def _misbehaved(solution: Solution) -> str | None:
@@ -347,6 +349,8 @@ def _misbehaved(solution: Solution) -> str | None:
         first, last = float(residuals[0]), float(residuals[-1])
         if last > first:
             return f"the residual grew from {first:.2g} to {last:.2g}"
+    if relative > rounding and solution.relative_error > ALL_WRONG:
+        return f"the error is estimated at {solution.relative_error:.2g} times the states"
     return None
 
 

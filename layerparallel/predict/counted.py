@@ -44,10 +44,19 @@ class CountedChain(DenseChain):
     """The chain of `CountedDense` layers."""
 
     def advance(
-        self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
+        self,
+        u: State,
+        over: Intervals,
+        rhs: State | None = None,
+        into: State | None = None,
+        less: State | None = None,
     ) -> State:
         charge(self, over.evaluations)
-        return super().advance(u, over, rhs, into)
+        return super().advance(u, over, rhs, into, less)
+
+    def reference(self, u: State, over: Intervals) -> State:
+        charge(self, over.evaluations)
+        return super().reference(u, over)
 
     def linearise(self, groups: int = 1) -> CountedAdjoint:
         return CountedAdjoint(self, groups=groups)

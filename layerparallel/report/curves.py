@@ -89,13 +89,13 @@ def _phases(stories: Sequence[Story]) -> str:
 
 
 def exactness(stories: Sequence[Story]) -> list[Plot]:
-    """Residuals, convergence factors and gradient errors over training; residuals per cycle."""
+    """Errors of solves, convergence factors, gradient errors over training; residuals per cycle."""
     along = over_epochs(stories)
     found = [
         along(
-            "Residual at the end of the solves",
-            _both(stories, "residual"),
-            up="residual / norm of the states",
+            "Error at the end of the solves",
+            _both(stories, "error"),
+            up="estimated error / norm of the states",
             scale="log",
             note="Of the last solve of every epoch.",
         ),

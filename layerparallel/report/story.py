@@ -20,9 +20,9 @@ OURS_ALONE = ("training.png", "residuals.png", "violations.png", "corrections.pn
 GAP = 0.002
 """Difference of two accuracies from which it is worth a word: 0.2 points."""
 GROWTH = 3.0
-"""Factor by which residuals may grow in a training before it is worth a word."""
+"""Factor by which the solves' errors may grow in a training before it is worth a word."""
 SMALL = 1e-4
-"""Relative residual below which growth does not matter."""
+"""Relative error below which growth does not matter."""
 FAR = 0.3
 """Relative gradient error from which it is worth a word."""
 
@@ -56,7 +56,7 @@ class Story:
     @property
     def parallel(self) -> bool:
         """Whether anything was iterated, rather than propagated serially throughout."""
-        return self.last("forward_residual") is not None or self.last("adjoint_residual") is not None
+        return self.last("forward_error") is not None or self.last("adjoint_error") is not None
 
     @property
     def staged(self) -> bool:
@@ -342,14 +342,14 @@ def _growing(story: Story) -> str | None:
     if not grown:
         return None
     return (
-        f"Residuals grew in training, {' and '.join(grown)}: cycles that sufficed at first may not at "
-        "the end; the adaptive mode adds them when they are needed."
+        f"Errors of the solves grew in training, {' and '.join(grown)}: cycles that sufficed at first "
+        "may not at the end; the adaptive mode adds them when they are needed."
     )
 
 
 def _growth(story: Story, direction: str) -> tuple[float, float] | None:
-    """Residual in the first and the last quarter of the epochs; None where it hardly grew."""
-    values = [line.get(f"{direction}_residual") for line in story.epochs]
+    """Estimated error in the first and the last quarter of the epochs; None where it hardly grew."""
+    values = [line.get(f"{direction}_error") for line in story.epochs]
     there = [value for value in values if value is not None]
     if len(there) < 4:
         return None

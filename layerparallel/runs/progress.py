@@ -20,8 +20,8 @@ class Standing:
     rate: float
     loss: float
     accuracy: float | None
-    forward_residual: float | None = None
-    adjoint_residual: float | None = None
+    forward_error: float | None = None
+    adjoint_error: float | None = None
 
     @property
     def left(self) -> float:
@@ -39,10 +39,10 @@ class Standing:
         parts = [f"loss {self.loss:.4f}"]
         if self.accuracy is not None:
             parts.append(f"accuracy {self.accuracy:.1%}")
-        if self.forward_residual is not None:
-            parts.append(f"residual {self.forward_residual:.1e}")
-        if self.adjoint_residual is not None:
-            parts.append(f"adjoint {self.adjoint_residual:.1e}")
+        if self.forward_error is not None:
+            parts.append(f"error {self.forward_error:.1e}")
+        if self.adjoint_error is not None:
+            parts.append(f"adjoint {self.adjoint_error:.1e}")
         return " · ".join(parts)
 
 

@@ -55,8 +55,8 @@ class Sums:
             "samples_per_second": self.samples / self.seconds,
             "train_loss": self.mean_loss(),
             "train_accuracy": self.accuracy(),
-            "forward_residual": last.forward_residual if last else None,
-            "adjoint_residual": last.adjoint_residual if last else None,
+            "forward_error": last.forward_error if last else None,
+            "adjoint_error": last.adjoint_error if last else None,
             "fallbacks": self.fallbacks,
             "split": self.split,
         }

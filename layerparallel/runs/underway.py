@@ -280,8 +280,8 @@ class Training:
             rate=samples / sums.seconds,
             loss=sums.mean_loss(),
             accuracy=sums.accuracy() if self.run.task.classifies else None,
-            forward_residual=found.forward_residual,
-            adjoint_residual=found.adjoint_residual,
+            forward_error=found.forward_error,
+            adjoint_error=found.adjoint_error,
         )
 
     # ---- evaluation -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ N layers, coarsening m, L levels, k cycles, nu CF-relaxations; one step evaluati
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,7 +55,12 @@ class _Silent(Chain):
         self.factor = 0  # of the coarsening to the next level; 0 on the coarsest
 
     def advance(
-        self, u: State, over: Intervals, rhs: State | None = None, into: State | None = None
+        self,
+        u: State,
+        over: Intervals,
+        rhs: State | None = None,
+        into: State | None = None,
+        less: State | None = None,
     ) -> State:
         role = self.role(over, rhs is not None, into is not None)
         event = Event(self.level, over.first, over.count, over.walked, over.length, role)
@@ -107,7 +113,8 @@ def step_evaluations(
     right-hand side of the full approximation scheme (none for the linear adjoint). On the finest
     level the closing F-relaxation of a cycle is the opening one of the next, so k cycles take
     ``1 + k (1 + nu)`` sweeps of m; with ``fused=False`` the published count, (2 + nu) m - 1 a cycle.
-    Trailing steps that fill no interval count once a visit.
+    Trailing steps that fill no interval count once a visit. Of the coarsest level a forward solve leaves
+    out the first steps, whose arrivals are exact already.
     """
     if isinstance(solver, Serial):
         return [steps]
@@ -124,18 +131,19 @@ def step_evaluations(
     def closing(level: int) -> int:
         return inner[level] - sizes[level + 1] + rest[level]
 
-    def visit(level: int, cycle: str) -> None:
-        """One call of the solver on a coarse level."""
+    def visit(level: int, cycle: str, exact: int = 0) -> None:
+        """One call of the solver on a coarse level; `exact`: intervals of level 0 that arrive so."""
         if level == bottom:
-            total[bottom] += sizes[bottom]
+            known = 0 if adjoint else exact // math.prod(factors[1:])
+            total[bottom] += max(sizes[bottom] - known, 0)
             return
         for kind in {"V": "V", "F": "FV", "W": "WW"}[cycle]:
             total[level] += (1 + one.relaxations(level)) * inner[level] + closing(level)
-            correct(level + 1, kind)
+            correct(level + 1, kind, exact)
 
-    def correct(coarse: int, kind: str) -> None:
+    def correct(coarse: int, kind: str, exact: int) -> None:
         total[coarse] += 0 if adjoint else sizes[coarse]
-        visit(coarse, kind)
+        visit(coarse, kind, exact)
 
     corrections = one.forward_cycles
     if one.start != "constant":
@@ -145,8 +153,8 @@ def step_evaluations(
             total[level] += closing(level)
             if one.start == "nested":
                 visit(level, "V")
-    for _ in range(corrections):
-        correct(1, one.cycle)
+    for k in range(corrections):
+        correct(1, one.cycle, (k + 1) * (one.relaxations(0) + 1))
     sweeps = 1 + corrections * (1 + one.relaxations(0))
     if fused:
         total[0] += sweeps * inner[0] + rest[0]
@@ -185,7 +193,8 @@ def exact_after(solver: MGRIT, steps: int) -> int:
     """Cycles with a coarse correction after which all C-points are exact, whatever the weights.
 
     ``ceil(floor(N / m0) / (nu0 + 1))``: each cycle carries the exact front on by one interval for the
-    correction and one for every CF-relaxation.
+    correction and one for every CF-relaxation. It is so in rounded arithmetic, too: what a coarse level
+    adds is zero up to the front.
     """
     m = solver.factors(steps)[0]
     return -(-(steps // m) // (solver.relaxations(0) + 1))

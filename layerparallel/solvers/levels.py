@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 
+import torch
+
 from ..chains.chain import Adjoint, Chain, Intervals, Recorder
 from ..chains.placement import move_arrivals, move_points
 from ..group.base import Link, Pending
@@ -61,7 +63,12 @@ class Levels:
                 count = len(place.blocks.points[self.group.rank])
                 self.states[level] = tuple(u.new_zeros((count, *u.shape[1:])) for u in u0)
         self.rhs: list[State | None] = [None] * len(self.chains)
+        self.less: list[State | None] = [None] * len(self.chains)
         self.evaluations = [0] * len(self.chains)
+        self.exact = 0
+        """How many intervals of level 0, counted from the beginning, are known to arrive exactly."""
+        self.span = math.prod(factors[1:])
+        """Of those, how many make one step of the coarsest level."""
 
     def distributed(self, natural: Blocks, following: int | None, span: int) -> Blocks:
         """Which steps of a coarse level every rank has, given where their intervals are."""
@@ -83,12 +90,23 @@ class Levels:
 
     # ---- one level --------------------------------------------------------------------------
 
-    def advance(self, level: int, u: State, over: Intervals, keep: bool = True) -> State:
+    def advance(self, level: int, u: State, over: Intervals) -> State:
         if not over.evaluations:
             return u
         self.evaluations[level] += over.evaluations
-        into = self.states[level] if level and keep else None
-        arrived = self.chains[level].advance(u, over, self.rhs[level] if keep else None, into)
+        into = self.states[level] if level else None
+        arrived = self.chains[level].advance(u, over, self.rhs[level], into, self.less[level])
+        self.lap(level)
+        return arrived
+
+    def reference(self, level: int) -> State:
+        """Where all steps of a level arrive from its present states, one for every step."""
+        every, chain = Intervals(0, self.chains[level].steps, 1), self.chains[level]
+        departures = chain.depart(self.states[level], every)
+        if not chain.steps:
+            return departures
+        self.evaluations[level] += chain.steps
+        arrived = chain.reference(departures, every)
         self.lap(level)
         return arrived
 
@@ -107,9 +125,24 @@ class Levels:
         self.lap(0)
         return arrived
 
-    def arrivals(self, level: int) -> State:
-        """The C-points that the intervals of a level arrive at: views into `points`."""
-        return self.chains[level].arrive(self.points[level], over_points(self.inside[level]))
+    def arrivals(self, level: int, array: State | None = None) -> State:
+        """The C-points that the intervals of a level arrive at: views into `points`, or `array`."""
+        array = self.points[level] if array is None else array
+        return self.chains[level].arrive(array, over_points(self.inside[level]))
+
+    def reached(self, level: int, arrived: State) -> State:
+        """Array of C-points: where the intervals of a level arrived, on this rank and the one before."""
+        array = tuple(p.clone() for p in self.points[level])
+        copy_into(self.arrivals(level, array), arrived)
+        self.hand_on(level, array).wait()
+        return array
+
+    def behind_steps(self, level: int, arrived: State) -> State:
+        """Array of states of a level: what every step arrives at; nothing where it begins."""
+        array = tuple(torch.empty_like(s) for s in self.states[level])
+        every = Intervals(0, self.chains[level].steps, 1)
+        copy_into(self.chains[level].arrive(array, every), arrived)
+        return array
 
     def first(self, states: State) -> State:
         """The beginning of an array of states, in the chain's direction, as a view."""
@@ -161,9 +194,8 @@ class Levels:
         states, blocks = self.states[coarse], self.places[coarse].blocks
         return move_points(self.group, states, blocks, self.natural[coarse])
 
-    def hand_on(self, level: int) -> Pending:
+    def hand_on(self, level: int, points: State) -> Pending:
         """Starts sending the last C-point of this rank's intervals to the rank they go on at."""
-        points = self.points[level]
         before, behind = self.places[level].next_to(self.backward)
         return self.group.shift(self.final(points), behind, before, self.first(points))
 

@@ -6,8 +6,9 @@ the coarsening m, the m steps between two of them are an interval. Two levels:
 1. F-relaxation: every interval from its C-point, all at the same time; it arrives at
    ``z_i = Phi^m(u_{i-1})`` (with g added on the way).
 2. optionally CF-relaxation: ``u_i <- z_i`` and another F-relaxation.
-3. coarse problem: ``v_i = Phi_c(v_{i-1}) + tau_i`` with ``tau_i = z_i - Phi_c(u_{i-1})``; on more
-   levels it is solved by the same cycle. For a linear chain the correction alone is solved for.
+3. coarse problem: ``v_i = z_i + (Phi_c(v_{i-1}) - Phi_c(u_{i-1}))``; on more levels it is solved by
+   the same cycle. The difference is taken first: it is exactly zero where ``v_{i-1} = u_{i-1}``. For
+   a linear chain the correction alone is solved for.
 4. ``u_i <- v_i``, F-relaxation. The last one of a cycle is the first one of the next.
 
 Trailing steps that fill no interval (the leading ones of an adjoint) are propagated as they are.
@@ -46,8 +47,8 @@ class MGRIT(Settings):
         cycle: "V", "F" or "W".
         forward_cycles: cycles of the forward solve.
         adjoint_cycles: cycles of the adjoint solve.
-        tolerance: stop when the residual at the C-points, relative to the states there, is at most
-            this; the cycles are then an upper bound.
+        tolerance: stop when the estimated error of the C-points, relative to the states there, is at
+            most this (`Solution.relative_error`); the cycles are then an upper bound.
         coarse: coarse operator: "inject", "mean_parameters", "mean_residual" or "picard", from the
             cheapest to the most accurate; see `CoarseOperator`. None for "inject" where a coarsening is
             given; where it is chosen, for "picard" if steps are forward Euler or residual blocks, else

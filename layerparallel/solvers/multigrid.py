@@ -45,36 +45,33 @@ class Solve(Levels):
     def relax(self, level: int, arrived: State) -> State:
         for _ in range(self.solver.relaxations(level)):
             copy_into(self.arrivals(level), arrived)
-            arrived = self.sweep(level, coming=self.hand_on(level))
+            arrived = self.sweep(level, coming=self.hand_on(level, self.points[level]))
         return arrived
 
     def correct(self, level: int, arrived: State, kind: str) -> None:
         """Coarse correction of the C-points of `level` from where its intervals arrived."""
-        coarse = level + 1
-        points = self.points[level]
-        before = tuple(p.clone() for p in points) if self.linear else points
-        every = Intervals(0, self.chains[coarse].steps, 1)
+        coarse, points = level + 1, self.points[level]
         if self.linear:  # the correction alone: zero guess, the residual on the right
-            residual = state_map(torch.sub, arrived, self.arrivals(level))
-            right = self.arrived_down(level, residual)
+            reached = self.reached(level, arrived)
+            residual = state_map(torch.sub, reached, points)
+            self.rhs[coarse] = residual
+            if self.states[coarse] is not points:
+                right = self.arrived_down(level, self.arrivals(level, residual))
+                self.rhs[coarse] = self.behind_steps(coarse, right)
             for s in self.states[coarse]:
                 s.zero_()
         else:
-            right = self.arrived_down(level, arrived)
+            self.rhs[coarse] = self.behind_steps(coarse, self.arrived_down(level, arrived))
             if self.states[coarse] is not points:
                 copy_into(self.states[coarse], self.down(level, points))
-            departures = self.chains[coarse].depart(self.states[coarse], every)
-            right = state_map(torch.sub, right, self.advance(coarse, departures, every, keep=False))
-        rhs = tuple(torch.zeros_like(s) for s in self.states[coarse])
-        copy_into(self.chains[coarse].arrive(rhs, every), right)
-        self.rhs[coarse] = rhs
+            self.less[coarse] = self.behind_steps(coarse, self.reference(coarse))
         self.solve_level(coarse, kind)
-        self.rhs[coarse] = None
+        self.rhs[coarse] = self.less[coarse] = None
         if self.states[coarse] is not points:
             copy_into(points, self.up(level))
-        if self.linear:
-            for p, b in zip(points, before, strict=True):
-                p.add_(b)
+        if self.linear:  # what differs from the residual is added to where the intervals arrived
+            for p, r, z in zip(points, residual, reached, strict=True):
+                p.sub_(r).add_(z)
 
     def solve_level(self, level: int, kind: str) -> None:
         """One cycle on a coarse level, or its exact solution on the coarsest."""
@@ -91,17 +88,26 @@ class Solve(Levels):
             self.end(level)
 
     def solve_coarsest(self) -> None:
-        """From its beginning, step by step, one rank after the other."""
+        """Step by step, one rank after the other, from its beginning or from where it is exact.
+
+        An adjoint is solved from its beginning: a shorter walk would have to be linearised anew.
+        """
         level = self.bottom
-        states, steps = self.states[level], self.chains[level].steps
+        states, steps, rhs = self.states[level], self.chains[level].steps, self.rhs[level]
+        exact = 0 if self.backward else self.exact // self.span - self.places[level].mine.start
+        if not steps or exact > steps:
+            return
+        begin = max(exact, 0)
+        departure = tuple(s[steps:] if self.backward else s[begin : begin + 1] for s in states)
+        if exact > 0 and rhs is not None:
+            copy_into(departure, tuple(r[begin : begin + 1] for r in rhs))
 
-        def work(begin: State) -> State:
-            copy_into(self.first(states), begin)
-            return self.advance(level, begin, Intervals(0, 1, steps))
+        def work(u: State) -> State:
+            copy_into(departure, u)
+            return self.advance(level, u, Intervals(begin, 1, steps - begin))
 
-        if steps:
-            before, behind = self.places[level].next_to(self.backward)
-            self.group.relay(self.first(states), behind, before, work)
+        before, behind = self.places[level].next_to(self.backward)
+        self.group.relay(departure, behind, before if exact <= 0 else None, work)
 
     # ---- norms ------------------------------------------------------------------------------
 
@@ -122,6 +128,29 @@ class Solve(Levels):
             return list(local)
         total = self.group.total(torch.stack(local).double().square()).sqrt()
         return list(total.to(local[0].dtype).unbind())
+
+    def measure(
+        self, solution: Solution, residuals: list[Tensor], corrections: list[Tensor], jump: Tensor | None
+    ) -> None:
+        """Residuals, corrections and the estimate of the error, over all ranks, into the solution.
+
+        A residual is taken to grow into an error as it did when it was last corrected: from `jump` to
+        the correction. Before the first one, with the 3/4th power of the intervals passed: between the
+        square root, where residuals have nothing in common, and the number, where they add up.
+        """
+        points, blocks = self.own(self.points[0]), self.natural[1]
+        if jump is None:
+            begin, count = blocks.ranges[self.group.rank].start, blocks.steps
+            passed = torch.arange(begin, begin + len(points[0]), device=points[0].device)
+            passed = count - passed if self.backward else passed
+            weights = passed.div(count).pow_(0.75).to(points[0].dtype)  # 1 at most: 16 bits hold it
+            jump = self.size(tuple(p * weights.view(-1, *[1] * (p.dim() - 1)) for p in points))
+        *found, scale, jump = self.sizes(*residuals, *corrections, self.size(points), jump)
+        solution.residual_tensors = found[: len(residuals)]
+        solution.correction_tensors = found[len(residuals) :]
+        solution.scale_tensor, last = scale, found[len(residuals) - 1]
+        error, of, power = (found[-1], jump, 1.0) if corrections else (jump, scale, blocks.steps**0.75)
+        solution.error_tensor = torch.where(of > 0, last * (error / of * power), last)
 
     # ---- the whole solve --------------------------------------------------------------------
 
@@ -161,6 +190,7 @@ class Solve(Levels):
         solution = Solution(end=self.u0)
         residuals: list[Tensor] = []
         corrections: list[Tensor] = []
+        jump: Tensor | None = None
         while True:
             # any sweep may prove to be the last: recording again is free, collecting again is not
             last = done == limit if not always else self.recorder is not None
@@ -168,23 +198,23 @@ class Solve(Levels):
                 self.recorder.restart()
             arrived = self.sweep(0, last)
             residuals.append(self.size(state_map(torch.sub, arrived, self.arrivals(0))))
-            scale = self.size(self.own(self.points[0]))
+            if always or done == limit:
+                self.measure(solution, residuals, corrections, jump)
             if solver.tolerance is not None:
-                residual, solution.scale_tensor = self.sizes(residuals[-1], scale)
-                solution.residual_tensors.append(residual)
-                solution.converged = solution.relative_residual <= solver.tolerance
+                solution.converged = solution.relative_error <= solver.tolerance
             if done == limit or (always and solution.converged):
                 break
-            arrived = self.relax(0, arrived)
+            jump = residuals[-1]
+            if solver.relaxations(0):
+                arrived = self.relax(0, arrived)
+                jump = self.size(state_map(torch.sub, arrived, self.arrivals(0)))
             old = tuple(p.clone() for p in self.points[0])
+            self.exact += solver.relaxations(0) + 1
             self.correct(0, arrived, solver.cycle)
             corrections.append(self.size(self.own(state_map(torch.sub, self.points[0], old))))
             done += 1
         if always and self.collect:
             arrived = self.sweep(0, last=True)
-        found = self.sizes(*residuals, *corrections, scale)
-        solution.residual_tensors = found[: len(residuals)]
-        solution.correction_tensors, solution.scale_tensor = found[len(residuals) : -1], found[-1]
         end = self.final(arrived) if len(arrived[0]) else self.u0
         if not self.backward and (rest := self.rest[0]) is not None:
             end = self._finally(end, rest)

@@ -79,4 +79,4 @@ class Serial:
             before, behind = place.next_to(chain.reverse)
             end = place.group.relay(u0, behind, before, work)
         seconds = [time.perf_counter() - began]
-        return Solution(end=end, evaluations=[chain.steps], seconds=seconds)
+        return Solution(end=end, evaluations=[chain.steps], seconds=seconds, converged=True)

@@ -21,7 +21,7 @@ class Solution:
         evaluations: step evaluations spent on every level.
         seconds: wall time spent on every level; together the whole solve. On a GPU, whose work is
             asynchronous, the time it took to launch it.
-        converged: False only where a tolerance was given and not met.
+        converged: whether the tolerance was met; None where none was given.
         fallback: why the serial solver had to step in, or None.
     """
 
@@ -29,11 +29,12 @@ class Solution:
     points: State | None = None
     evaluations: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    converged: bool = True
+    converged: bool | None = None
     fallback: str | None = None
     residual_tensors: list[Tensor] = field(default_factory=list)
     correction_tensors: list[Tensor] = field(default_factory=list)
     scale_tensor: Tensor | None = None
+    error_tensor: Tensor | None = None
 
     @property
     def residuals(self) -> list[float]:
@@ -54,6 +55,19 @@ class Solution:
         return last / scale if scale > 0 else last
 
     @property
+    def relative_error(self) -> float:
+        """An estimate of the error of the C-point states, over their norm; 0 after a serial solve.
+
+        Residuals add up along the chain where errors do not decay, so that the error is many times as
+        large there. From 1 on nothing of the states is right. A solver that estimates nothing has the
+        relative residual here.
+        """
+        if self.error_tensor is None or self.scale_tensor is None:
+            return self.relative_residual
+        scale, error = float(self.scale_tensor), float(self.error_tensor)
+        return error / scale if scale > 0 else error
+
+    @property
     def convergence_factor(self) -> float | None:
         """Mean reduction of the residual per cycle; None before the second cycle."""
         r = self.residuals
@@ -67,11 +81,15 @@ class Solution:
         return sum(self.evaluations)
 
     def __repr__(self) -> str:
-        residual = f", relative_residual={self.relative_residual:.2e}" if self.residuals else ""
-        fallback = f", fallback={self.fallback!r}" if self.fallback else ""
-        return (
-            f"Solution(evaluations={self.evaluations}, converged={self.converged}{residual}{fallback})"
-        )
+        said = [f"evaluations={self.evaluations}"]
+        if self.converged is not None:
+            said.append(f"converged={self.converged}")
+        if self.residuals:
+            said.append(f"relative_residual={self.relative_residual:.2e}")
+            said.append(f"relative_error={self.relative_error:.2e}")
+        if self.fallback:
+            said.append(f"fallback={self.fallback!r}")
+        return f"Solution({', '.join(said)})"
 
     @property
     def finite(self) -> bool:

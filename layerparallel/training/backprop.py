@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .base import Lap, StepRecord, count_correct, last_residual, unwatched
+from .base import Lap, StepRecord, count_correct, last_error, unwatched
 from .layerwise import load_optimizer_state_dict, optimizer_state_dict
 
 
@@ -55,8 +55,8 @@ class Backprop:
         return StepRecord(
             loss=loss.detach(),
             correct=count_correct(output, y),
-            forward_residual=last_residual(getattr(self.network, "solution", None)),
-            adjoint_residual=last_residual(getattr(self.network, "adjoint_solution", None)),
+            forward_error=last_error(getattr(self.network, "solution", None)),
+            adjoint_error=last_error(getattr(self.network, "adjoint_solution", None)),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,9 +19,9 @@ class StepRecord:
     """Mean loss over the mini batch, 0-d, detached."""
     correct: Tensor
     """Samples classed rightly, 0-d, int64."""
-    forward_residual: float | None = None
-    """Residual of the forward solve when it ended, over the norm of its states; None if serial."""
-    adjoint_residual: float | None = None
+    forward_error: float | None = None
+    """Estimated relative error of the forward solve, `Solution.relative_error`; None if serial."""
+    adjoint_error: float | None = None
     """The same of the adjoint solve."""
 
 
@@ -72,8 +72,8 @@ def count_correct(output: Tensor, y: Tensor) -> Tensor:
     return (output.detach().argmax(dim=-1) == y).sum()
 
 
-def last_residual(solution: Any) -> float | None:
-    """The relative residual that a solution ended with; None where nothing was iterated."""
+def last_error(solution: Any) -> float | None:
+    """The estimated relative error that a solution ended with; None where nothing was iterated."""
     if solution is None or not solution.residuals:
         return None
-    return solution.relative_residual
+    return solution.relative_error

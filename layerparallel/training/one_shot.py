@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..network.network import Network
 from ..network.propagate import Guess
-from .base import Lap, StepRecord, count_correct, last_residual, unwatched
+from .base import Lap, StepRecord, count_correct, last_error, unwatched
 from .layerwise import load_optimizer_state_dict, optimizer_state_dict
 from .objective import Objective
 from .optim import LBFGS
@@ -126,8 +126,8 @@ class OneShot:
         return StepRecord(
             loss=loss,
             correct=correct,
-            forward_residual=last_residual(network.solution),
-            adjoint_residual=last_residual(network.adjoint_solution),
+            forward_error=last_error(network.solution),
+            adjoint_error=last_error(network.adjoint_solution),
         )
 
     def state_dict(self) -> dict[str, Any]:

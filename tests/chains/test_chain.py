@@ -62,18 +62,22 @@ def test_batched_intervals_are_single_steps(name: str, level: bool, over: Interv
         u = states(chain, u0, over.count)
         rhs = states(chain, u0, chain.steps + 1, seed=1)
         untouched = states(chain, u0, chain.steps + 1, seed=2)
-        for given in (None, rhs):
+        less = states(chain, u0, chain.steps + 1, seed=3)
+        for given, taken in ((None, None), (rhs, None), (rhs, less)):
             into = tuple(a.clone() for a in untouched)
             kept = tuple(a.clone() for a in u)
-            arrived = chain.advance(u, over, given, into)
-            alone = chain.advance(u, over, given)
+            arrived = chain.advance(u, over, given, into, taken)
+            alone = chain.advance(u, over, given, less=taken)
             expected = tuple(a.clone() for a in untouched)
             ends = []
             for i in range(over.count):
                 v = tuple(a[i : i + 1] for a in u)
                 for j in range(over.walked):
                     n = over.first + i * over.length + j
-                    v = chain.advance(v, Intervals(n, 1, 1))
+                    single = chain.advance if taken is None else chain.reference
+                    v = single(v, Intervals(n, 1, 1))
+                    if taken is not None:
+                        v = tuple(a - t[n + 1] for a, t in zip(v, taken, strict=True))
                     if given is not None:
                         v = tuple(a + g[n + 1] for a, g in zip(v, given, strict=True))
                     copy_into(tuple(e[n + 1] for e in expected), tuple(a[0] for a in v))
@@ -181,6 +185,7 @@ def test_adjoint_with_a_right_hand_side(name: str):
         lam = states(chain, u0, 4, seed=5)
         rhs = states(chain, u0, chain.steps + 1, seed=6)
         into = states(chain, u0, chain.steps + 1, seed=7)
+        less = states(chain, u0, chain.steps + 1, seed=8)
         for walk in (3, 2):
             part = Intervals(1, 4, 3, walk=walk)
             expected = into[0].clone()
@@ -189,11 +194,11 @@ def test_adjoint_with_a_right_hand_side(name: str):
                 v = (lam[0][i : i + 1],)
                 for j in range(over.length - 1, over.length - 1 - walk, -1):
                     n = over.first + i * over.length + j
-                    v = (adjoint.advance(v, Intervals(n, 1, 1))[0] + rhs[0][n],)
+                    v = (adjoint.advance(v, Intervals(n, 1, 1))[0] - less[0][n] + rhs[0][n],)
                     expected[n] = v[0][0]
                 ends.append(v[0])
             found = (into[0].clone(),)
-            arrived = adjoint.advance(lam, part, rhs, found)
+            arrived = adjoint.advance(lam, part, rhs, found, less)
             torch.testing.assert_close(arrived[0], torch.cat(ends), rtol=1e-11, atol=1e-12)
             torch.testing.assert_close(found[0], expected, rtol=1e-11, atol=1e-12)
 

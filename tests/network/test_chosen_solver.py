@@ -15,7 +15,7 @@ def test_every_chain_gets_what_fits_its_depth():
     net = lp.Network(None, body, None, lp.MGRIT())
     net(torch.randn(3, 4)).sum().backward()
     evaluated = [solution.evaluations for solution in net.solutions]
-    assert evaluated == [[2 * 64, 3 * 8], [2 * 6, 3 * 3]]
+    assert evaluated == [[2 * 64, 8 + 8 + 7], [2 * 6, 3 + 3 + 2]]
 
 
 def test_ranks_get_whole_intervals_of_what_is_chosen():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from problems import BY_NAME, residual_block
+from problems import BY_NAME, oscillation, residual_block
 from torch import Tensor, nn
 
 import layerparallel as lp
@@ -51,6 +51,9 @@ def network(case: Case) -> tuple[lp.Network, Tensor]:
     torch.manual_seed(case.seed)
     if case.problem == "several chains":
         net, shape = several_chains(case.depth).double(), (5, 3)
+        net.solver = case.solver
+    elif case.problem == "oscillation":
+        net, shape = oscillation(lp.Dense(8, "identity"), case.depth, 3.1 / 16), (4, 8)
         net.solver = case.solver
     else:
         problem = BY_NAME[case.problem]
@@ -110,13 +113,13 @@ def propagated(group: Group, case: Case, layers: Sequence[Sequence[int]] | None 
     return Found(
         y.detach(),
         by_layer(net, {name: p.grad for name, p in net.named_parameters()}),
-        [solution.residuals for solution in solutions],
+        [[*solution.residuals, solution.relative_error] for solution in solutions],
         [body.block for body in net.chains],
     )
 
 
 def worst(found: Sequence[Found], case: Case) -> float:
-    """Largest deviation from one process: outputs, every gradient, residuals.
+    """Largest deviation from one process: outputs, every gradient, residuals and the estimated error.
 
     Gradients are relative to the largest of the chains, residuals to the states.
     """

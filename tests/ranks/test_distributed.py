@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import PROBLEMS
 from ranks.rank_cases import Case, propagated, worst
 
 import layerparallel as lp
-from layerparallel.group import Link, virtual
+from layerparallel.group import ALONE, Link, virtual
+from layerparallel.solvers.cost import exact_after
 from layerparallel.solvers.variants import Solver
 
 TIGHT = 1e-12
@@ -118,3 +121,20 @@ def test_more_ranks_than_intervals_and_than_layers(pool):
         solver = lp.Serial() if depth < 4 else lp.MGRIT(coarsening=4, guard=False)
         case = Case("dense tanh", depth, solver)
         assert worst(pool.run(5, propagated, case), case) < TIGHT
+
+
+@pytest.mark.parametrize("link", [RELAYED, GATHERED], ids=["relayed", "gathered"])
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+@pytest.mark.parametrize("coarsening", [(16,), (4, 4)], ids=["two levels", "three levels"])
+def test_after_as_many_cycles_as_intervals_ranks_are_exact_bit_by_bit(ranks, link, coarsening):
+    """On an oscillation whose coarse steps grow by 3 each, the worst there is for rounding."""
+    solver = lp.MGRIT(len(coarsening) + 1, coarsening, relaxation=1, guard=False)
+    cycles = 1 + exact_after(solver, 384)
+    solver = replace(solver, forward_cycles=cycles, adjoint_cycles=cycles)
+    exact = propagated(ALONE, Case("oscillation", 384, lp.Serial()))
+    case = Case("oscillation", 384, solver)
+    for rank in virtual.run(ranks, propagated, link, case, measured=False).results:
+        assert torch.equal(rank.output, exact.output)
+        assert [residuals[-1] for residuals in rank.residuals] == [0, 0]
+        for name, gradient in rank.gradients.items():
+            torch.testing.assert_close(gradient, exact.gradients[name], rtol=1e-12, atol=0)

@@ -109,7 +109,7 @@ def test_the_labels_say_who_does_what_when():
         "F-relaxation from the new C-points: 5 × 4 steps at once",
         "CF-relaxation: 5 × 4 steps at once",
         "right-hand side: 5 × 1 step at once",
-        "coarse solve, 5 steps",
+        "coarse solve, 3 steps",
         "F-relaxation from the new C-points: 5 × 4 steps at once",
         "2 steps that fill no interval",
     ]

@@ -68,9 +68,7 @@ def test_ticks_are_written_where_values_span_less_than_a_decade(values):
 
 def test_the_pictures_of_a_run_have_axes_to_be_read(plain_run, tmp_path):
     told = story.tell(plain_run)
-    residuals = [
-        {**line, "forward_residual": 1.2e-3 * (1 + 3.5 * k)} for k, line in enumerate(told.epochs)
-    ]
+    residuals = [{**line, "forward_error": 1.2e-3 * (1 + 3.5 * k)} for k, line in enumerate(told.epochs)]
     found = pictures.shown(replace(told, epochs=residuals))
     assert list(found) == ["training", "residuals"]
     for plot in itertools.chain(*found.values()):

@@ -76,7 +76,7 @@ def test_the_page_holds_what_the_run_came_to(plain_run, page):
         "Training loss over time",
         "Accuracy over epochs",
         "Accuracy over time",
-        "Residual at the end of the solves",
+        "Error at the end of the solves",
         "Convergence factor",
         "Error of the gradient",
         "Residual per cycle, trained network",
@@ -280,7 +280,7 @@ def notes_of(folder, tmp_path, edit, **summary):
 def test_nothing_is_said_where_there_is_nothing_to_warn_of(plain_run, tmp_path):
     accuracies = {"validation_accuracy": 0.5, "validation_accuracy_parallel": 0.502}
     figures = {"forward_factor": 0.1, "adjoint_factor": 0.1, "gradient_error": 0.01}
-    figures |= {"forward_residual": 1e-3, "adjoint_residual": 1e-3, "validation_accuracy": 0.5}
+    figures |= {"forward_error": 1e-3, "adjoint_error": 1e-3, "validation_accuracy": 0.5}
 
     def tame(line):
         return {**line, **figures} if "train_loss" in line else line
@@ -315,12 +315,14 @@ def test_what_a_reader_should_know_is_said(plain_run, tmp_path, kind, values, su
     assert [note for note in found if said in note], found
 
 
-def test_growing_residuals_are_said(plain_run, tmp_path):
+def test_growing_errors_are_said(plain_run, tmp_path):
     def growing(line):
-        return {**line, "forward_residual": 1e-3 * 2 ** line["epoch"]} if "epoch" in line else line
+        return {**line, "forward_error": 1e-3 * 2 ** line["epoch"]} if "epoch" in line else line
 
     found = notes_of(plain_run, tmp_path, growing)
-    assert [n for n in found if "Residuals grew in training, the forward one from 2.0e-03 to" in n]
+    assert [
+        n for n in found if "Errors of the solves grew in training, the forward one from 2.0e-03 to" in n
+    ]
 
 
 def test_the_twin_is_compared_after_as_many_epochs_alone(plain_run, adaptive_run, tmp_path):

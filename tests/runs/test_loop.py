@@ -55,7 +55,7 @@ def test_the_record_and_the_summary_hold_what_is_promised(tmp_path):
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4]
     assert [("validation_accuracy" in line) for line in epochs] == [False, True, False, True]
     assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
-    assert all(line["forward_residual"] > 0 and line["adjoint_residual"] > 0 for line in epochs)
+    assert all(line["forward_error"] > 0 and line["adjoint_error"] > 0 for line in epochs)
     assert cycles["forward"][-1] < 1e-8 * cycles["forward"][0]  # more cycles than intervals
     assert cycles["adjoint"][-1] < 1e-8 * cycles["adjoint"][0]
     summary = record.read_summary(tmp_path)
@@ -100,7 +100,7 @@ def test_a_serially_propagated_run_has_no_residuals(tmp_path):
     cycles = record.history(record.read(tmp_path), "cycles")[-1]
     assert (cycles["forward"], cycles["adjoint"]) == ([], [])
     assert outcome.summary["serial_ratio"] is None
-    assert record.history(record.read(tmp_path), "epoch")[0]["forward_residual"] is None
+    assert record.history(record.read(tmp_path), "epoch")[0]["forward_error"] is None
 
 
 def test_evaluating_and_saving_do_not_change_the_training(tmp_path):

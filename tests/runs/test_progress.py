@@ -16,8 +16,8 @@ STANDING = Standing(
     rate=50.0,
     loss=0.25,
     accuracy=0.876,
-    forward_residual=1.2e-3,
-    adjoint_residual=3.4e-5,
+    forward_error=1.2e-3,
+    adjoint_error=3.4e-5,
 )
 
 
@@ -29,7 +29,7 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_standing_tells_rate_time_left_loss_accuracy_and_both_residuals():
+def test_a_standing_tells_rate_time_left_loss_accuracy_and_both_errors():
     text = f"{STANDING.pace()} {STANDING.figures()}"
     for part in ("epoch 3/10", "50 samples/s", "14s left", "0.2500", "87.6%", "1.2e-03", "3.4e-05"):
         assert part in text
@@ -63,6 +63,6 @@ def test_a_terminal_gets_a_bar_with_the_figures(tmp_path):
     text = stream.getvalue()
     assert "\x1b[" in text
     assert "samples/s" in text
-    assert "residual" in text
+    assert "error" in text
     assert "serial slice" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # the cursor is shown again

@@ -83,8 +83,8 @@ def test_one_shot_lowers_the_exact_loss(optimizer):
     # states and parameters have converged together: one cycle's loss is the exact one
     assert method.step(x, y).loss.item() == pytest.approx(after, rel=1e-2)
     assert net.fallbacks == 0
-    assert record.forward_residual is not None
-    assert record.adjoint_residual is not None
+    assert record.forward_error is not None
+    assert record.adjoint_error is not None
 
 
 def test_states_converge_while_parameters_stay():
@@ -95,7 +95,7 @@ def test_states_converge_while_parameters_stay():
     for _ in range(5):
         record = method.step(x, y)
         losses.append(record.loss.item())
-        residuals.append(record.forward_residual or 0.0)
+        residuals.append(record.forward_error or 0.0)
     exact = exact_loss(net, x, y)
     assert residuals[0] > 1e-4
     assert all(later < 0.5 * earlier for earlier, later in pairwise(residuals))
@@ -218,7 +218,7 @@ def test_each_key_has_its_own_states():
     residuals = {key: [] for key in batches}
     for _ in range(6):
         for key, (x, y) in batches.items():
-            residuals[key].append(method.step(x, y, key=key).forward_residual)
+            residuals[key].append(method.step(x, y, key=key).forward_error)
     assert set(net.guesses()) == {"a", "b"}
     for found in residuals.values():
         assert found[-1] < 0.5 * found[0]
