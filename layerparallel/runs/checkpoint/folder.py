@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +73,8 @@ def save(
         group: of all ranks.
 
     Raises:
-        CheckpointError: it cannot be written; on every rank.
+        CheckpointError: it cannot be written, or the layers of a chain differ in dtype or shape; on
+            every rank.
     """
     folder = run / FOLDER / str(moment)
     from . import shards  # half a second, for what most commands do without
@@ -80,7 +82,7 @@ def save(
     tensors, plain = entries.flat(state)
     try:
         _first(group, lambda: _prepare(folder))
-        shards.save(folder, list(entries.chunks(tensors, layers)), group)
+        shards.save(folder, entries.chunks(tensors, layers), group)
         mine = {path.name: _sha256(path) for path in sorted(folder.glob(f"__{group.rank}_*"))}
         found = group.gather((mine, plain))
         _first(group, lambda: _complete(folder, moment, found, keep))
@@ -89,7 +91,14 @@ def save(
             f"The checkpoint {folder} cannot be written: {error.strerror or error}; see to the disk, "
             "and go on from the checkpoint before."
         ) from error
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"The checkpoint {folder} cannot be written: {_line(error)}.") from error
     return folder
+
+
+def _line(error: Exception) -> str:
+    """What an error says first."""
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _first(group: Group, work: Callable[[], Value]) -> Value | None:
@@ -185,12 +194,12 @@ class Checkpoint:
         """What is this rank's of it; every rank of the group calls it.
 
         Args:
-            network: this rank's `state_dict`, whose names and shapes say what is its own.
+            network: this rank's `state_dict`, whose names, shapes and dtypes say what is its own.
 
         Raises:
-            CheckpointError: on every rank, where the checkpoint is of another network.
+            CheckpointError: on every rank, where the checkpoint is of another network or cannot be read.
         """
-        saved = self._shapes()
+        saved = self._saved()
         problem = next(
             (text for name, value in network.items() if (text := _misfit(name, value, saved))), None
         )
@@ -204,34 +213,38 @@ class Checkpoint:
                 f"The checkpoint {self.path} does not fit the options of the network: {problem}; "
                 "build the network that was saved."
             )
-        return self._read(saved.keys() - network.keys())
+        state, problem = {}, None
+        try:
+            state = self._read(saved.keys() - network.keys())
+        except CheckpointError as error:
+            problem = error
+        for other in self.group.gather(problem):
+            if other is not None:
+                raise other
+        return state
 
-    def _shapes(self) -> dict[str, torch.Size]:
-        """Shape of everything in the network's state, by its name."""
+    def _saved(self) -> dict[str, Array]:
+        """The array of everything in the network's state, by its name."""
         found = {}
         for array in self._arrays:
             if entries.under_network(array.path(0)):
                 for row in array.rows:
-                    found[entries.under_network(array.path(row))] = array.single
+                    found[entries.under_network(array.path(row))] = array
         return found
 
     @cached_property
     def _arrays(self) -> list[Array]:
         from . import shards
 
-        try:
+        with self._reading(METADATA):
             return shards.read_arrays(self.path)
-        except pickle.UnpicklingError as error:
-            raise self._foreign(METADATA) from error
 
     def _read(self, others: Collection[str]) -> dict[str, Any]:
         """The state without what stands under the names of others' layers."""
-        try:
-            plain = torch.load(self.path / PLAIN, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise self._foreign(PLAIN) from error
         from . import shards
 
+        with self._reading(PLAIN):
+            plain = torch.load(self.path / PLAIN, map_location="cpu", weights_only=True)
         state: dict[str, Any] = {}
         for path, value in plain.items():
             if entries.opened(state, path, others):
@@ -240,23 +253,35 @@ class Checkpoint:
         for array in self._arrays:
             rows = [row for row in array.rows if entries.opened(state, array.path(row), others)]
             wanted[array] = list(entries.runs(rows))
-        for array, first, value in shards.load(self.path, wanted):
-            for path, part in array.parted(first, value):
-                entries.put(state, path, part)
+        with self._reading("its tensors"):
+            for array, first, value in shards.load(self.path, wanted):
+                for path, part in array.parted(first, value):
+                    entries.put(state, path, part)
         return state
 
-    def _foreign(self, name: str) -> CheckpointError:
-        return CheckpointError(
-            f"The checkpoint {self.path} holds more than tensors and plain values in {name}: it was "
-            "not written by this library."
-        )
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """One sentence for whatever goes wrong with a file whose checksum was right."""
+        try:
+            yield
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"The checkpoint {self.path} holds more than tensors and plain values in {what}: it "
+                "was not written by this library."
+            ) from error
+        except Exception as error:
+            raise CheckpointError(
+                f"The checkpoint {self.path} cannot be read ({what}: {_line(error)}): use an earlier "
+                "one."
+            ) from error
 
 
-def _misfit(name: str, value: Tensor, saved: Mapping[str, torch.Size]) -> str | None:
+def _misfit(name: str, value: Tensor, saved: Mapping[str, Array]) -> str | None:
     if name not in saved:
         return f"it has no {name}"
-    if saved[name] != value.shape:
-        return f"{name} is {tuple(saved[name])} there and {tuple(value.shape)} in the network"
+    there, here = saved[name], f"{tuple(value.shape)} of {value.dtype}"
+    if (there.single, there.dtype) != (value.shape, value.dtype):
+        return f"{name} is {tuple(there.single)} of {there.dtype} there and {here} in the network"
     return None
 
 
