@@ -12,13 +12,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ...errors import InputError
 from ...group import ALONE, Group
+from ...network.stacking import EXTRA
 from ..files import sync_folder, write_atomically
 from . import entries
 from .entries import Array, Layers
@@ -102,12 +104,12 @@ def _line(error: Exception) -> str:
 
 
 def _first(group: Group, work: Callable[[], Value]) -> Value | None:
-    """What the first rank does while the others wait; its OSError is raised by all."""
+    """What the first rank does while the others wait; its error is raised by all."""
     value, error = None, None
     if group.first:
         try:
             value = work()
-        except OSError as raised:
+        except (OSError, ValueError) as raised:
             error = raised
     error = group.tell(error, 0)
     if error is not None:
@@ -135,9 +137,7 @@ def _complete(
         plain |= its_plain
     if any(not (folder / name).exists() for name in sums):
         raise OSError("what other ranks wrote is not there, their nodes seem not to share the folder")
-    buffer = io.BytesIO()
-    torch.save(plain, buffer)
-    write_atomically(folder / PLAIN, buffer.getvalue())
+    write_atomically(folder / PLAIN, _packed(plain))
     sums |= {name: _sha256(folder / name) for name in (PLAIN, METADATA)}
     manifest = {
         "format": FORMAT,
@@ -155,6 +155,24 @@ def _complete(
     for path in _folders(run):
         if path not in whole[-keep:]:
             _forget(path)
+
+
+def _packed(plain: dict[entries.Path, Any]) -> bytes:
+    """As a file that `torch.load` reads with `weights_only`.
+
+    Raises:
+        ValueError: it would not read it.
+    """
+    buffer = io.BytesIO()
+    torch.save(plain, buffer)
+    buffer.seek(0)
+    if unsafe := get_unsafe_globals_in_checkpoint(buffer):
+        raise ValueError(
+            f"the state holds an object of {unsafe[0]}, which nothing could read back safely; keep "
+            "numbers, texts, lists, dicts and tensors in it (get_extra_state of a module), or allow it "
+            "by torch.serialization.add_safe_globals"
+        )
+    return buffer.getvalue()
 
 
 def _forget(folder: Path) -> None:
@@ -188,9 +206,9 @@ class Checkpoint:
     @cached_property
     def state(self) -> dict[str, Any]:
         """All of it, in one process."""
-        return self._read(())
+        return self._read(self._plain(), ())
 
-    def of(self, network: Mapping[str, Tensor]) -> dict[str, Any]:
+    def of(self, network: Mapping[str, Any]) -> dict[str, Any]:
         """What is this rank's of it; every rank of the group calls it.
 
         Args:
@@ -199,29 +217,33 @@ class Checkpoint:
         Raises:
             CheckpointError: on every rank, where the checkpoint is of another network or cannot be read.
         """
-        saved = self._saved()
+        plain, saved = self._together(lambda: (self._plain(), self._saved()))
+        names = saved.keys() | {name for path in plain if (name := entries.under_network(path))}
         problem = next(
-            (text for name, value in network.items() if (text := _misfit(name, value, saved))), None
+            (text for each in network.items() if (text := _misfit(*each, names, saved))), None
         )
         told = self.group.gather((problem, list(network)))
         problem = next((text for text, _ in told if text), None)
         if problem is None:
-            more = set(saved).difference(*(names for _, names in told))
+            more = names.difference(*(mine for _, mine in told))
             problem = f"it has {min(more)}, which the network has not" if more else None
         if problem is not None:
             raise CheckpointError(
                 f"The checkpoint {self.path} does not fit the options of the network: {problem}; "
                 "build the network that was saved."
             )
-        state, problem = {}, None
+        return self._together(lambda: self._read(plain, names - network.keys()))
+
+    def _together(self, work: Callable[[], Value]) -> Value:
+        """What this rank reads; what one of them cannot is told to all."""
         try:
-            state = self._read(saved.keys() - network.keys())
-        except CheckpointError as error:
-            problem = error
-        for other in self.group.gather(problem):
-            if other is not None:
-                raise other
-        return state
+            found, error = work(), None
+        except CheckpointError as raised:
+            found, error = None, raised
+        for each in self.group.gather(error):
+            if each is not None:
+                raise each
+        return cast(Value, found)
 
     def _saved(self) -> dict[str, Array]:
         """The array of everything in the network's state, by its name."""
@@ -239,12 +261,15 @@ class Checkpoint:
         with self._reading(METADATA):
             return shards.read_arrays(self.path)
 
-    def _read(self, others: Collection[str]) -> dict[str, Any]:
+    def _plain(self) -> dict[entries.Path, Any]:
+        """What is no tensor."""
+        with self._reading(PLAIN):
+            return torch.load(self.path / PLAIN, map_location="cpu", weights_only=True)
+
+    def _read(self, plain: Mapping[entries.Path, Any], others: Collection[str]) -> dict[str, Any]:
         """The state without what stands under the names of others' layers."""
         from . import shards
 
-        with self._reading(PLAIN):
-            plain = torch.load(self.path / PLAIN, map_location="cpu", weights_only=True)
         state: dict[str, Any] = {}
         for path, value in plain.items():
             if entries.opened(state, path, others):
@@ -276,9 +301,11 @@ class Checkpoint:
             ) from error
 
 
-def _misfit(name: str, value: Tensor, saved: Mapping[str, Array]) -> str | None:
-    if name not in saved:
+def _misfit(name: str, value: object, names: Collection[str], saved: Mapping[str, Array]) -> str | None:
+    if name not in names:
         return f"it has no {name}"
+    if not isinstance(value, Tensor) or name.endswith(EXTRA):  # extra state is whatever it likes to be
+        return None
     there, here = saved[name], f"{tuple(value.shape)} of {value.dtype}"
     if (there.single, there.dtype) != (value.shape, value.dtype):
         return f"{name} is {tuple(there.single)} of {there.dtype} there and {here} in the network"
