@@ -20,6 +20,7 @@ from ..solvers.variants import Solvers
 from ..steps import draws
 from ..steps.state import State, as_given, as_state
 from .bodies import Body
+from .copying import copyable, settle
 from .crossing import crossed, edge, everywhere, on_rank, told
 from .driven import Driven
 from .parts import Chains, checked_chains
@@ -285,10 +286,18 @@ class Network(Norms):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no solutions and no states."""
+        settle(self)
         state = self.__dict__.copy()
         state.update(_guesses={}, _solved={"forward": {}, "adjoint": {}})
         state["seconds"] = {"forward": [], "adjoint": []}
         return state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        """A copy, of modules with weight norm, too."""
+        memo[id(self)] = twin = type(self).__new__(type(self))
+        with copyable(self):
+            twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[Network]:
@@ -319,9 +328,13 @@ class Network(Norms):
                 f"rank {self.group.rank} has only its own layers of the {self.group.size} ranks'; save "
                 "a checkpoint and load it into a network of one process"
             )
-        parts = [part.serial() if isinstance(part, Body) else copy.deepcopy(part) for part in self.parts]
+        with copyable(self):
+            opening, *parts, closing = (
+                part.serial() if isinstance(part, Body) else copy.deepcopy(part)
+                for part in (self.opening, *self.parts, self.closing)
+            )
         body = SerialChains(parts) if isinstance(self.body, Chains) else parts[0]
-        return SerialNetwork(copy.deepcopy(self.opening), body, copy.deepcopy(self.closing))
+        return SerialNetwork(opening, body, closing)
 
     def layer_name(self, name: str) -> tuple[str, int]:
         """A parameter's or buffer's name as layer by layer, and how many layers are stacked in it.

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, norm_except_dim
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 from ..steps.repeatable import batch_norms
+from .copying import copyable
 
 if TYPE_CHECKING:
     from .bodies.base import Body
@@ -64,9 +67,22 @@ def initial_stacks(template: nn.Module, depth: int, initial: Initial) -> dict[st
 
 def _redrawn(template: nn.Module) -> nn.Module:
     fresh = copy.deepcopy(template)
+    drawn: list[tuple[nn.Module, str, Tensor]] = []
+    with parametrize.cached():  # a reset draws the weight that is made of others
+        for part in fresh.modules():
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+                made = getattr(part, "parametrizations", {})
+                drawn += [(part, name, getattr(part, name).detach()) for name in made]
+    for part, name, value in drawn:
+        with contextlib.suppress(RuntimeError, NotImplementedError):  # no way back to the others
+            setattr(part, name, value)
     for part in fresh.modules():
-        if callable(reset := getattr(part, "reset_parameters", None)):
-            reset()
+        for hook in part._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                weight = getattr(part, hook.name)
+                getattr(part, f"{hook.name}_v").data.copy_(weight)
+                getattr(part, f"{hook.name}_g").data.copy_(norm_except_dim(weight, 2, hook.dim))
     return fresh
 
 
@@ -74,6 +90,29 @@ def _resets(template: nn.Module, name: str) -> bool:
     """Whether the module of a parameter draws it anew, if initialisation is not skipped just now."""
     owner = template.get_submodule(name.rpartition(".")[0])
     return "parametrizations." in name or callable(getattr(owner, "reset_parameters", None))
+
+
+def refuse_hooks(modules: Sequence[nn.Module]) -> None:
+    """Refuses to stack modules with hooks or parametrizations, which are each module's own.
+
+    Raises:
+        ValueError: with the module and what it has.
+    """
+    for n, module in enumerate(modules):
+        for place, part in module.named_modules():
+            hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks)
+            found = [f"the hook {_named(hook)}" for each in hooks for hook in each.values()]
+            if parametrize.is_parametrized(part):
+                found.append("a parametrization")
+            if found:
+                raise ValueError(
+                    f"module {n} of the chain has {found[0]}{place and f' on {place}'}, which cannot be "
+                    "stacked; leave stacked=True out, or give chain one module and a depth"
+                )
+
+
+def _named(hook: object) -> str:
+    return getattr(hook, "__qualname__", type(hook).__name__)
 
 
 def replace_parameters(module: nn.Module, value: Callable[[nn.Parameter], Tensor]) -> None:
@@ -223,6 +262,7 @@ def keep_rows(module: nn.Module, block: range) -> None:
 
 def skeleton(module: nn.Module) -> nn.Module:
     """A copy whose parameters have a shape and no values."""
-    bare = copy.deepcopy(module)
+    with copyable(module, to="meta"):
+        bare = copy.deepcopy(module)
     replace_parameters(bare, lambda p: p.detach().to("meta"))
     return bare
