@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
@@ -212,7 +213,8 @@ class Network(Norms):
             if isinstance(part, Body):
                 if at != first:
                     value = as_given(crossed(self.group, at, first, as_state(value, "a state")))
-                value, at = self._propagated(part, k, value, solvers[k], guesses[k]), last
+                given = part, k, value, solvers[k], guesses[k]
+                value, at = _propagator()(self, *given), last
                 k += 1
             else:
                 enter = partial(finite, self.group, value) if k else partial(_same, value)
@@ -366,6 +368,15 @@ class Network(Norms):
             {"params": decayed, "weight_decay": weight_decay},
             {"params": kept, "weight_decay": 0.0},
         ]
+
+
+def _propagator() -> Callable[..., Any]:
+    """What propagates a chain; torch.compile, of the network or of what it is in, leaves it alone."""
+    if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
+        from . import uncompiled
+
+        return uncompiled.propagated
+    return Network._propagated
 
 
 def _same(value: Any) -> Any:
