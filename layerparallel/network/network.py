@@ -214,7 +214,7 @@ class Network(Norms):
                 if at != first:
                     value = as_given(crossed(self.group, at, first, as_state(value, "a state")))
                 given = part, k, value, solvers[k], guesses[k]
-                value, at = _propagator()(self, *given), last
+                value, at = _calling()(self._propagated, *given), last
                 k += 1
             else:
                 enter = partial(finite, self.group, value) if k else partial(_same, value)
@@ -370,13 +370,17 @@ class Network(Norms):
         ]
 
 
-def _propagator() -> Callable[..., Any]:
-    """What propagates a chain; torch.compile, of the network or of what it is in, leaves it alone."""
+def _calling() -> Callable[..., Any]:
+    """What calls a solve: torch.compile, of the network or of what it is in, leaves it alone."""
     if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
         from . import uncompiled
 
-        return uncompiled.propagated
-    return Network._propagated
+        return uncompiled.called
+    return _called
+
+
+def _called(work: Callable[..., Any], *given: Any) -> Any:
+    return work(*given)
 
 
 def _same(value: Any) -> Any:

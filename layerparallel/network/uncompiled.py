@@ -1,21 +1,19 @@
-"""The propagation of a chain where torch.compile is at work: it is left as it is.
+"""Calls that torch.compile leaves as they are.
 
 Importing this imports torch's compiler, which takes seconds; so it is done where that is there already.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from .network import Network
 
 
 @torch.compiler.disable(
     reason="a chain is propagated by a solver; compile its layer, torch.compile(layer)"
 )
-def propagated(network: Network, *given: Any) -> Any:
-    """See `Network._propagated`."""
-    return network._propagated(*given)
+def called(work: Callable[..., Any], *given: Any) -> Any:
+    """What `work` returns."""
+    return work(*given)
