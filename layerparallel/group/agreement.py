@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,7 +80,12 @@ def _plain(fact: Any) -> Any:
         return _digest(fact)
     if callable(fact) and hasattr(fact, "__qualname__"):
         return f"{fact.__module__}.{fact.__qualname__}"  # its repr would have its address
-    return repr(fact)
+    return placeless(fact)
+
+
+def placeless(fact: Any) -> str:
+    """The text of an object without addresses, which are not the same on all ranks."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(fact))
 
 
 def _hash(data: bytes) -> str:

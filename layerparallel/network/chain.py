@@ -15,7 +15,8 @@ from torch import nn
 from ..errors import UnknownNameError
 from ..steps.integrators import INTEGRATORS
 from .bodies import Body, FunctionBody, StackedBody, TiedBody, UnlikeBody
-from .stacking import INITIAL, Initial
+from .copying import copyable
+from .stacking import INITIAL, Initial, refuse_hooks
 
 
 def chain(
@@ -75,6 +76,8 @@ def chain(
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step size {step_size} is out of range; use a positive T or h")
     if several is not None:
+        if stacked:
+            refuse_hooks(several)
         make = StackedBody.of if stacked else UnlikeBody
         return make(several, step_size, integrator)
     if stacked:
@@ -86,7 +89,8 @@ def chain(
     if isinstance(layer, nn.Module):
         if tied:
             return TiedBody(layer, depth, step_size, integrator)
-        return StackedBody(layer, depth, step_size, integrator, initial)
+        with copyable(layer):
+            return StackedBody(layer, depth, step_size, integrator, initial)
     if callable(layer):
         return FunctionBody(layer, depth, step_size)
     raise TypeError(

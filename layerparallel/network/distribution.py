@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..group import Group, layer_group
-from ..group.agreement import agree
+from ..group.agreement import agree, placeless
 from ..group.blocks import Blocks
 from ..solvers.variants import Solver
 from .bodies import Body
@@ -112,9 +111,13 @@ def _facts(network: Network, output: str, layers: object) -> dict[str, Any]:
     weights = hashlib.sha256()
     for name, value in network.state_dict().items():
         weights.update(name.encode())
-        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    texts = repr(network), f"{network.solver!r}, {network.evaluate_with!r}"
-    network_text, solver_text = (re.sub(r" at 0x[0-9a-f]+", "", text) for text in texts)
+        if isinstance(value, Tensor):
+            flat = value.detach().cpu().contiguous().flatten()
+            weights.update(flat.view(torch.uint8).numpy().tobytes())
+        else:  # extra state
+            weights.update(placeless(value).encode())
+    network_text = placeless(network)
+    solver_text = f"{placeless(network.solver)}, {placeless(network.evaluate_with)}"
     return {
         "network": network_text,
         "solver": solver_text,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from ..solvers.variants import Solvers
 from ..steps import draws
 from ..steps.state import State, as_given, as_state
 from .bodies import Body
+from .copying import copyable, settle
 from .crossing import crossed, edge, everywhere, on_rank, told
 from .driven import Driven
 from .parts import Chains, checked_chains
@@ -211,7 +213,8 @@ class Network(Norms):
             if isinstance(part, Body):
                 if at != first:
                     value = as_given(crossed(self.group, at, first, as_state(value, "a state")))
-                value, at = self._propagated(part, k, value, solvers[k], guesses[k]), last
+                given = part, k, value, solvers[k], guesses[k]
+                value, at = _calling()(self._propagated, *given), last
                 k += 1
             else:
                 enter = partial(finite, self.group, value) if k else partial(_same, value)
@@ -285,10 +288,18 @@ class Network(Norms):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no solutions and no states."""
+        settle(self)
         state = self.__dict__.copy()
         state.update(_guesses={}, _solved={"forward": {}, "adjoint": {}})
         state["seconds"] = {"forward": [], "adjoint": []}
         return state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        """A copy, of modules with weight norm, too."""
+        memo[id(self)] = twin = type(self).__new__(type(self))
+        with copyable(self):
+            twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[Network]:
@@ -319,9 +330,13 @@ class Network(Norms):
                 f"rank {self.group.rank} has only its own layers of the {self.group.size} ranks'; save "
                 "a checkpoint and load it into a network of one process"
             )
-        parts = [part.serial() if isinstance(part, Body) else copy.deepcopy(part) for part in self.parts]
+        with copyable(self):
+            opening, *parts, closing = (
+                part.serial() if isinstance(part, Body) else copy.deepcopy(part)
+                for part in (self.opening, *self.parts, self.closing)
+            )
         body = SerialChains(parts) if isinstance(self.body, Chains) else parts[0]
-        return SerialNetwork(copy.deepcopy(self.opening), body, copy.deepcopy(self.closing))
+        return SerialNetwork(opening, body, closing)
 
     def layer_name(self, name: str) -> tuple[str, int]:
         """A parameter's or buffer's name as layer by layer, and how many layers are stacked in it.
@@ -353,6 +368,19 @@ class Network(Norms):
             {"params": decayed, "weight_decay": weight_decay},
             {"params": kept, "weight_decay": 0.0},
         ]
+
+
+def _calling() -> Callable[..., Any]:
+    """What calls a solve: torch.compile, of the network or of what it is in, leaves it alone."""
+    if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
+        from . import uncompiled
+
+        return uncompiled.called
+    return _called
+
+
+def _called(work: Callable[..., Any], *given: Any) -> Any:
+    return work(*given)
 
 
 def _same(value: Any) -> Any:

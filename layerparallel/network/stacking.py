@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, norm_except_dim
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 from ..steps.repeatable import batch_norms
+from .copying import copyable
 
 if TYPE_CHECKING:
     from .bodies.base import Body
 
 Initial = Literal["smooth", "tied", "independent"]
 INITIAL: tuple[Initial, ...] = get_args(Initial)
+EXTRA = "_extra_state"
+"""Under this name a module's extra state stands in a state_dict."""
 _views: ContextVar[bool] = ContextVar("views", default=False)
 
 
@@ -62,9 +67,22 @@ def initial_stacks(template: nn.Module, depth: int, initial: Initial) -> dict[st
 
 def _redrawn(template: nn.Module) -> nn.Module:
     fresh = copy.deepcopy(template)
+    drawn: list[tuple[nn.Module, str, Tensor]] = []
+    with parametrize.cached():  # a reset draws the weight that is made of others
+        for part in fresh.modules():
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+                made = getattr(part, "parametrizations", {})
+                drawn += [(part, name, getattr(part, name).detach()) for name in made]
+    for part, name, value in drawn:
+        with contextlib.suppress(RuntimeError, NotImplementedError):  # no way back to the others
+            setattr(part, name, value)
     for part in fresh.modules():
-        if callable(reset := getattr(part, "reset_parameters", None)):
-            reset()
+        for hook in part._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                weight = getattr(part, hook.name)
+                getattr(part, f"{hook.name}_v").data.copy_(weight)
+                getattr(part, f"{hook.name}_g").data.copy_(norm_except_dim(weight, 2, hook.dim))
     return fresh
 
 
@@ -72,6 +90,29 @@ def _resets(template: nn.Module, name: str) -> bool:
     """Whether the module of a parameter draws it anew, if initialisation is not skipped just now."""
     owner = template.get_submodule(name.rpartition(".")[0])
     return "parametrizations." in name or callable(getattr(owner, "reset_parameters", None))
+
+
+def refuse_hooks(modules: Sequence[nn.Module]) -> None:
+    """Refuses to stack modules with hooks or parametrizations, which are each module's own.
+
+    Raises:
+        ValueError: with the module and what it has.
+    """
+    for n, module in enumerate(modules):
+        for place, part in module.named_modules():
+            hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks)
+            found = [f"the hook {_named(hook)}" for each in hooks for hook in each.values()]
+            if parametrize.is_parametrized(part):
+                found.append("a parametrization")
+            if found:
+                raise ValueError(
+                    f"module {n} of the chain has {found[0]}{place and f' on {place}'}, which cannot be "
+                    "stacked; leave stacked=True out, or give chain one module and a depth"
+                )
+
+
+def _named(hook: object) -> str:
+    return getattr(hook, "__qualname__", type(hook).__name__)
 
 
 def replace_parameters(module: nn.Module, value: Callable[[nn.Parameter], Tensor]) -> None:
@@ -104,7 +145,7 @@ def statistics_of(module: nn.Module) -> set[str]:
 
 
 def to_layers(body: Body, state: dict, prefix: str, metadata: dict) -> None:
-    """state_dict in plain layer-by-layer names; buffers, which a stack has in common, in each."""
+    """state_dict in plain layer-by-layer names; buffers and extra state, common to a stack, in each."""
     own = {name for name, _ in body.named_parameters(remove_duplicate=False)} | statistics_of(body)
     for key in [key for key in state if key.startswith(prefix)]:
         name, value = key.removeprefix(prefix), state.pop(key)
@@ -142,35 +183,38 @@ def from_layers(
 ) -> None:
     """The names that `to_layers` gave, back into those of the stacks, before a state is loaded.
 
-    A buffer that all layers share is taken from those that have it; the others are missing.
+    What all layers share, a buffer or extra state, is taken from those that have it; the others are
+    missing.
 
     Raises:
-        ValueError: some layers are missing, or a buffer is not the same in all of them.
+        ValueError: some layers are missing, or what they share is not the same in all of them.
     """
     parameters = [name for name, _ in body.named_parameters(remove_duplicate=False)]
     buffers = [name for name, _ in body.named_buffers(remove_duplicate=False)]
-    own = {*parameters, *statistics_of(body)}
-    for name in parameters + buffers:
+    own, extra = {*parameters, *statistics_of(body)}, extra_states(body)
+    for key in [key for key in state if key.startswith(prefix)]:
+        number = key.removeprefix(prefix).partition(".")[0]
+        if number.isdigit() and int(number) < body.depth and int(number) not in body.block:
+            del state[key]  # another rank's layer, in the state of a whole network
+    for name in [*parameters, *buffers, *extra]:
         pattern, stacked = body.layer_name(name)
         if not stacked:
             if prefix + pattern in state:
                 state[prefix + name] = state.pop(prefix + pattern)
             continue
-        every = [prefix + pattern.format(n=n) for n in range(body.depth)]
-        keys = every[body.block.start : body.block.stop]
-        for key in {*every} - {*keys}:  # other ranks' layers, in the state of a whole network
-            state.pop(key, None)
+        keys = [prefix + pattern.format(n=n) for n in body.block]
         found = [key for key in keys if key in state]
         if not keys:
-            state[prefix + name] = own_tensor(body, name)
+            state[prefix + name] = extra[name]() if name in extra else own_tensor(body, name)
         elif found and name not in own:
             missing += [key for key in keys if key not in state]
             values = [state.pop(key) for key in found]
             state[prefix + name] = values[0]
-            if not all(torch.equal(values[0], value) for value in values):
+            if not all(_same(values[0], value) for value in values):
+                what = f"different {'extra state' if name in extra else 'buffers'} {name}"
                 raise ValueError(
-                    f"the {body.depth} layers have different buffers {name}, and a stack has one "
-                    "for all; make it a parameter, or the chain one of unlike modules"
+                    f"the {body.depth} layers have {what}, and a stack has one for all; make it a "
+                    "parameter, or the chain one of unlike modules"
                 )
         elif len(found) == len(keys):
             state[prefix + name] = torch.stack([state.pop(key) for key in keys])
@@ -180,6 +224,25 @@ def from_layers(
                 f"the state dict has {len(found)} of the {len(keys)} layers' {name} ({gone} is "
                 "not there); load it into a network of its own depth"
             )
+
+
+def extra_states(module: nn.Module) -> dict[str, Callable[[], Any]]:
+    """What modules keep beside their tensors (`get_extra_state`), by its name in a state_dict."""
+    return {
+        f"{name}.{EXTRA}".lstrip("."): part.get_extra_state
+        for name, part in module.named_modules(remove_duplicate=False)
+        if type(part).get_extra_state is not nn.Module.get_extra_state
+    }
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(value, b[key]) for key, value in a.items())
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a is b or bool(a == b)
 
 
 def own_tensor(body: Body, name: str) -> Tensor:
@@ -199,6 +262,7 @@ def keep_rows(module: nn.Module, block: range) -> None:
 
 def skeleton(module: nn.Module) -> nn.Module:
     """A copy whose parameters have a shape and no values."""
-    bare = copy.deepcopy(module)
+    with copyable(module, to="meta"):
+        bare = copy.deepcopy(module)
     replace_parameters(bare, lambda p: p.detach().to("meta"))
     return bare

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .bodies import Body, StackedBody, TiedBody, UnlikeBody
 from .sequence import hooked, in_order, refuse_whole
+from .stacking import refuse_hooks
 
 PLAIN = (nn.Sequential, nn.ModuleList)
 """Taken apart wherever they stand; a class of one's own may be a block."""
@@ -92,6 +93,7 @@ def _chain(run: list[nn.Module], stacked: bool) -> Body:
     if all(module is run[0] for module in run):
         body: Body = TiedBody(run[0], len(run), 1.0, "block")
     elif stacked:
+        refuse_hooks(run)
         body = StackedBody.of(run, 1.0, "block")
     else:
         body = UnlikeBody(run, 1.0, "block", timed=False)

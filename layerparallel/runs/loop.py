@@ -66,8 +66,9 @@ def resume(
 ) -> Outcome:
     """Go on with a run from its last whole checkpoint; without one, from its beginning.
 
-    The checkpoint may be of any number of ranks. On as many as before, one thread each, the result in
-    float64 is bitwise that of the unbroken run. Signals are handled as by `train`.
+    The checkpoint may be of any number of ranks. On as many as before, one thread each, on CPUs of the
+    same kind, the result in float64 is bitwise that of the unbroken run. Signals are handled as by
+    `train`.
     """
     with _underway(run, folder, display, listener) as training:
         say = training.display.say

@@ -213,6 +213,7 @@ class LBFGS(torch.optim.Optimizer):
         params = self._params()
         for p, piece in zip(params, flat.split([p.numel() for p in params]), strict=True):
             p.detach().copy_(piece.view(p.shape))
+        torch.clear_autocast_cache()  # the casts of the weights as they were, in an autocast region
 
     def _state(self) -> dict[str, Any]:
         """State of the method; it lives under the first parameter, as in torch.optim.LBFGS.
@@ -256,7 +257,12 @@ class LBFGS(torch.optim.Optimizer):
             skipped = {id(p) for p in self.uncounted}
             once = [p.new_full((p.numel(),), float(id(p) not in skipped)) for p in self._params()]
             weights = torch.cat(once) if metric is None else torch.cat(once) * metric
-        return self.total(left @ (right if weights is None else right * weights).T).tolist()
+        with self._precise():
+            return self.total(left @ (right if weights is None else right * weights).T).tolist()
+
+    def _precise(self) -> torch.autocast:
+        """Products of the method itself are taken in the parameters' precision, under autocast too."""
+        return torch.autocast(self._params()[0].device.type, enabled=False)
 
     def _moved_since(self, iterate: Tensor, point: Tensor) -> bool:
         """Whether the parameters are others than at ``point``, on any rank."""
@@ -299,7 +305,8 @@ class LBFGS(torch.optim.Optimizer):
         if state["order"] and not slope < 0:
             state["order"].clear()
             return -basis[last], -gram[last][last], True
-        return basis.new_tensor(coefficients) @ basis, slope, not state["order"]
+        with self._precise():
+            return basis.new_tensor(coefficients) @ basis, slope, not state["order"]
 
     @torch.no_grad()
     def step(

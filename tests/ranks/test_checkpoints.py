@@ -197,7 +197,7 @@ def refused(group, folder: str, shape: str, width: int) -> str:
     ("shape", "width", "said"),
     [
         ("few", 3, "it has body.2."),  # fewer layers
-        ("stacked", 4, "is (3, 2) there and (4, 2) in the network"),
+        ("stacked", 4, "is (3, 2) of torch.float64 there and (4, 2) of torch.float64 in the network"),
         ("chains", 3, "it has no body.0."),
     ],
 )
@@ -267,3 +267,41 @@ def test_a_full_disk_of_one_rank_is_told_to_all(pool, tmp_path):
     assert told == [told[0]] * 3
     assert "No space left on device" in told[0][0]
     assert told[0][1] == 1
+
+
+def mixed(group, folder: str) -> str:
+    """One rank's layers are of another dtype than the others'."""
+    job = Job(group, "stacked", "sgd")
+    if group.rank == 1:
+        job.net.float()
+    with pytest.raises(CheckpointError) as caught:
+        job.save(folder)
+    return str(caught.value)
+
+
+def test_layers_of_several_dtypes_are_refused_on_every_rank(pool, tmp_path):
+    told = pool.run(3, mixed, str(tmp_path))
+    assert told == [told[0]] * 3
+    assert "is (3, 3) of torch.float32 and (3, 3) of torch.float64" in told[0]
+    assert checkpoint.latest(tmp_path) is None
+
+
+def lost(group, folder: str) -> str:
+    """A file that only one rank reads is lost behind the checksums."""
+    job = Job(group, "stacked", "adam")
+    job.save(folder)
+    found = checkpoint.latest(Path(folder), group)
+    assert found is not None
+    if group.first:
+        (found.path / "__1_0.distcp").unlink()
+    group.gather(None)
+    with pytest.raises(CheckpointError) as caught:
+        found.of(job.net.state_dict())
+    return str(caught.value)
+
+
+def test_a_shard_that_one_rank_cannot_read_is_told_to_all(pool, tmp_path):
+    told = pool.run(3, lost, str(tmp_path))
+    assert told == [told[0]] * 3
+    assert "cannot be read" in told[0]
+    assert "\n" not in told[0]

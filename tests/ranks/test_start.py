@@ -3,10 +3,11 @@
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
-from launching import free_port, launch
+from launching import free_port, launch, torchrun
 
 from layerparallel.errors import InputError
 from layerparallel.group.ranks import Ranks
@@ -163,3 +164,12 @@ def test_a_rank_that_believes_in_another_size_is_told(tmp_path):
         "The ranks disagree on the size: 2 on rank 0 and 3 on rank 1; start all of them with the same."
     )
     assert found == found[:1] * 2
+
+
+def test_process_groups_of_ones_own_start_again(tmp_path):
+    """As docs/ranks.md makes them."""
+    options = ("--max-restarts", "1", "--monitor-interval", "0.1")
+    ended = torchrun(2, Path(__file__).with_name("own_groups.py"), options=options)
+    assert ended.returncode == 0, ended.stdout
+    for rank in range(2):
+        assert f"attempt 1 of rank {rank} is done" in ended.stdout

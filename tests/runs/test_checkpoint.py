@@ -189,7 +189,10 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(tmp_path):
     assert small.same(found.of(layers)["network"], layers)
     others = [
         ({**layers, "body.4.w": torch.zeros(3)}, "it has no body.4.w"),
-        ({**layers, "body.1.w": torch.zeros(2)}, "body.1.w is (3,) there and (2,) in the network"),
+        (
+            {**layers, "body.1.w": torch.zeros(2)},
+            "body.1.w is (3,) of torch.float32 there and (2,) of torch.float32 in the network",
+        ),
         ({"body.0.w": torch.zeros(3)}, "it has body.1.w, which the network has not"),
     ]
     for network, said in others:
@@ -197,3 +200,44 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(tmp_path):
             found.of(network)
         assert said in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float64])
+def test_another_dtype_is_refused_by_name(tmp_path, dtype):
+    """torch.distributed.checkpoint would copy 0.5 into integers, and into True."""
+    saved = {"weight": torch.full((3,), 0.5), "count": torch.tensor(7)}
+    found = checkpoint.load(checkpoint.save(tmp_path, Moment(0, 0, 0), {"network": saved}))
+    assert small.same(found.of(saved)["network"], saved)
+    with pytest.raises(CheckpointError) as caught:
+        found.of({**saved, "weight": saved["weight"].to(dtype)})
+    said = f"weight is (3,) of torch.float32 there and (3,) of {dtype} in the network; build the network"
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [torch.zeros(3, dtype=torch.int64), torch.zeros(4)])
+def test_layers_of_several_dtypes_or_shapes_are_not_saved_as_one(tmp_path, other):
+    layers = {"body.0.w": torch.full((3,), 0.5), "body.1.w": other}
+    with pytest.raises(
+        CheckpointError, match=r"the layers' network/body.\{n\}.w is \(.,\) of"
+    ) as caught:
+        checkpoint.save(tmp_path, Moment(0, 0, 0), {"network": layers}, layers={"body.": 2})
+    assert "\n" not in str(caught.value)
+    assert checkpoint.latest(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", [TENSORS, ".metadata", "plain.pt"])
+@pytest.mark.parametrize("how", ["gone", "cut", "emptied"])
+def test_what_is_lost_behind_its_checksum_is_told_in_one_sentence(tmp_path, name, how):
+    """The error of torch.distributed.checkpoint is no Exception, and of many lines."""
+    folder = checkpoint.save(tmp_path, Moment(0, 1, 0), state(1))
+    if how != "gone":
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+        sealed(folder)
+    found = checkpoint.load(folder)
+    if how == "gone":
+        (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=r"cannot be read|holds more") as caught:
+        _ = found.state
+    assert "\n" not in str(caught.value)

@@ -434,3 +434,30 @@ def test_not_finite_before_the_step_is_an_error():
     problem = Problem(lambda x: x @ x * math.inf, torch.ones(2))
     with pytest.raises(RuntimeError, match="inf"):
         LBFGS(problem.params).step(problem.closure)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_step_within_one_autocast_region_sees_every_trial(reuse):
+    """Autocast keeps its casts of the weights until the region ends."""
+    x, y = torch.linspace(-1, 1, 48).view(16, 3), torch.linspace(0, 1, 16).view(16, 1)
+
+    def losses(around: bool) -> list[float]:
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        optimizer, found = LBFGS(net.parameters(), reuse_gradient=reuse), []
+
+        def closure():
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):  # a region within one ends nothing
+                loss = (net(x).float() - y).square().mean()
+            loss.backward()
+            found.append(loss.item())
+            return loss
+
+        for _ in range(3):
+            with torch.autocast("cpu", torch.bfloat16, enabled=around):
+                optimizer.step(closure)
+        return found
+
+    assert losses(around=True) == losses(around=False)
+    assert losses(around=True)[-1] < 0.5 * losses(around=True)[0]

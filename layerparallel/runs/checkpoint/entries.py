@@ -84,7 +84,11 @@ class Chunk:
 
 
 def chunks(tensors: Mapping[Path, Tensor], layers: Layers) -> Iterator[Chunk]:
-    """The arrays of these tensors, in pieces of at most `CHUNK_BYTES` where they have rows."""
+    """The arrays of these tensors, in pieces of at most `CHUNK_BYTES` where they have rows.
+
+    Raises:
+        ValueError: rows of one array differ in dtype or shape.
+    """
     rows: dict[tuple[str, int], dict[int, Tensor]] = {}
     places: dict[str, tuple[str, int | None, int]] = {}  # a layer's name stands in several paths
     for path, value in tensors.items():
@@ -105,11 +109,22 @@ def chunks(tensors: Mapping[Path, Tensor], layers: Layers) -> Iterator[Chunk]:
             rows.setdefault((name, depth), {})[row] = value
     for (name, depth), found in rows.items():
         sample = next(iter(found.values()))
+        if any((value.dtype, value.shape) != (sample.dtype, sample.shape) for value in found.values()):
+            kinds = {f"{tuple(value.shape)} of {value.dtype}" for value in found.values()}
+            raise ValueError(unlike(name, kinds))
         most = max(1, CHUNK_BYTES // max(1, sample.numel() * sample.element_size()))
         for run in runs(found):
             for start in range(run.start, run.stop, most):
                 part = [found[n] for n in range(start, min(start + most, run.stop))]
                 yield Chunk(name, torch.Size([depth, *sample.shape]), start, _stacked(part))
+
+
+def unlike(name: str, kinds: Iterable[str]) -> str:
+    """What is said of rows of one array that differ."""
+    return (
+        f"the layers' {unquote(name)} is {' and '.join(sorted(kinds))}, and layers that are alike have "
+        "one dtype and shape; convert the whole network"
+    )
 
 
 def _stacked(rows: list[Tensor]) -> Tensor:
@@ -152,6 +167,7 @@ class Array:
 
     name: str
     shape: torch.Size
+    dtype: torch.dtype
 
     def path(self, row: int) -> Path:
         """Of a row; of the whole where it has no rows."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ...errors import InputError
 from ...group import ALONE, Group
+from ...network.stacking import EXTRA
 from ..files import sync_folder, write_atomically
 from . import entries
 from .entries import Array, Layers
@@ -72,7 +75,8 @@ def save(
         group: of all ranks.
 
     Raises:
-        CheckpointError: it cannot be written; on every rank.
+        CheckpointError: it cannot be written, or the layers of a chain differ in dtype or shape; on
+            every rank.
     """
     folder = run / FOLDER / str(moment)
     from . import shards  # half a second, for what most commands do without
@@ -80,7 +84,7 @@ def save(
     tensors, plain = entries.flat(state)
     try:
         _first(group, lambda: _prepare(folder))
-        shards.save(folder, list(entries.chunks(tensors, layers)), group)
+        shards.save(folder, entries.chunks(tensors, layers), group)
         mine = {path.name: _sha256(path) for path in sorted(folder.glob(f"__{group.rank}_*"))}
         found = group.gather((mine, plain))
         _first(group, lambda: _complete(folder, moment, found, keep))
@@ -89,16 +93,23 @@ def save(
             f"The checkpoint {folder} cannot be written: {error.strerror or error}; see to the disk, "
             "and go on from the checkpoint before."
         ) from error
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"The checkpoint {folder} cannot be written: {_line(error)}.") from error
     return folder
 
 
+def _line(error: Exception) -> str:
+    """What an error says first."""
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 def _first(group: Group, work: Callable[[], Value]) -> Value | None:
-    """What the first rank does while the others wait; its OSError is raised by all."""
+    """What the first rank does while the others wait; its error is raised by all."""
     value, error = None, None
     if group.first:
         try:
             value = work()
-        except OSError as raised:
+        except (OSError, ValueError) as raised:
             error = raised
     error = group.tell(error, 0)
     if error is not None:
@@ -126,9 +137,7 @@ def _complete(
         plain |= its_plain
     if any(not (folder / name).exists() for name in sums):
         raise OSError("what other ranks wrote is not there, their nodes seem not to share the folder")
-    buffer = io.BytesIO()
-    torch.save(plain, buffer)
-    write_atomically(folder / PLAIN, buffer.getvalue())
+    write_atomically(folder / PLAIN, _packed(plain))
     sums |= {name: _sha256(folder / name) for name in (PLAIN, METADATA)}
     manifest = {
         "format": FORMAT,
@@ -146,6 +155,24 @@ def _complete(
     for path in _folders(run):
         if path not in whole[-keep:]:
             _forget(path)
+
+
+def _packed(plain: dict[entries.Path, Any]) -> bytes:
+    """As a file that `torch.load` reads with `weights_only`.
+
+    Raises:
+        ValueError: it would not read it.
+    """
+    buffer = io.BytesIO()
+    torch.save(plain, buffer)
+    buffer.seek(0)
+    if unsafe := get_unsafe_globals_in_checkpoint(buffer):
+        raise ValueError(
+            f"the state holds an object of {unsafe[0]}, which nothing could read back safely; keep "
+            "numbers, texts, lists, dicts and tensors in it (get_extra_state of a module), or allow it "
+            "by torch.serialization.add_safe_globals"
+        )
+    return buffer.getvalue()
 
 
 def _forget(folder: Path) -> None:
@@ -179,57 +206,68 @@ class Checkpoint:
     @cached_property
     def state(self) -> dict[str, Any]:
         """All of it, in one process."""
-        return self._read(())
+        return self._read(self._plain(), ())
 
-    def of(self, network: Mapping[str, Tensor]) -> dict[str, Any]:
+    def of(self, network: Mapping[str, Any]) -> dict[str, Any]:
         """What is this rank's of it; every rank of the group calls it.
 
         Args:
-            network: this rank's `state_dict`, whose names and shapes say what is its own.
+            network: this rank's `state_dict`, whose names, shapes and dtypes say what is its own.
 
         Raises:
-            CheckpointError: on every rank, where the checkpoint is of another network.
+            CheckpointError: on every rank, where the checkpoint is of another network or cannot be read.
         """
-        saved = self._shapes()
+        plain, saved = self._together(lambda: (self._plain(), self._saved()))
+        names = saved.keys() | {name for path in plain if (name := entries.under_network(path))}
         problem = next(
-            (text for name, value in network.items() if (text := _misfit(name, value, saved))), None
+            (text for each in network.items() if (text := _misfit(*each, names, saved))), None
         )
         told = self.group.gather((problem, list(network)))
         problem = next((text for text, _ in told if text), None)
         if problem is None:
-            more = set(saved).difference(*(names for _, names in told))
+            more = names.difference(*(mine for _, mine in told))
             problem = f"it has {min(more)}, which the network has not" if more else None
         if problem is not None:
             raise CheckpointError(
                 f"The checkpoint {self.path} does not fit the options of the network: {problem}; "
                 "build the network that was saved."
             )
-        return self._read(saved.keys() - network.keys())
+        return self._together(lambda: self._read(plain, names - network.keys()))
 
-    def _shapes(self) -> dict[str, torch.Size]:
-        """Shape of everything in the network's state, by its name."""
+    def _together(self, work: Callable[[], Value]) -> Value:
+        """What this rank reads; what one of them cannot is told to all."""
+        try:
+            found, error = work(), None
+        except CheckpointError as raised:
+            found, error = None, raised
+        for each in self.group.gather(error):
+            if each is not None:
+                raise each
+        return cast(Value, found)
+
+    def _saved(self) -> dict[str, Array]:
+        """The array of everything in the network's state, by its name."""
         found = {}
         for array in self._arrays:
             if entries.under_network(array.path(0)):
                 for row in array.rows:
-                    found[entries.under_network(array.path(row))] = array.single
+                    found[entries.under_network(array.path(row))] = array
         return found
 
     @cached_property
     def _arrays(self) -> list[Array]:
         from . import shards
 
-        try:
+        with self._reading(METADATA):
             return shards.read_arrays(self.path)
-        except pickle.UnpicklingError as error:
-            raise self._foreign(METADATA) from error
 
-    def _read(self, others: Collection[str]) -> dict[str, Any]:
+    def _plain(self) -> dict[entries.Path, Any]:
+        """What is no tensor."""
+        with self._reading(PLAIN):
+            return torch.load(self.path / PLAIN, map_location="cpu", weights_only=True)
+
+    def _read(self, plain: Mapping[entries.Path, Any], others: Collection[str]) -> dict[str, Any]:
         """The state without what stands under the names of others' layers."""
-        try:
-            plain = torch.load(self.path / PLAIN, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise self._foreign(PLAIN) from error
         from . import shards
 
         state: dict[str, Any] = {}
@@ -240,23 +278,37 @@ class Checkpoint:
         for array in self._arrays:
             rows = [row for row in array.rows if entries.opened(state, array.path(row), others)]
             wanted[array] = list(entries.runs(rows))
-        for array, first, value in shards.load(self.path, wanted):
-            for path, part in array.parted(first, value):
-                entries.put(state, path, part)
+        with self._reading("its tensors"):
+            for array, first, value in shards.load(self.path, wanted):
+                for path, part in array.parted(first, value):
+                    entries.put(state, path, part)
         return state
 
-    def _foreign(self, name: str) -> CheckpointError:
-        return CheckpointError(
-            f"The checkpoint {self.path} holds more than tensors and plain values in {name}: it was "
-            "not written by this library."
-        )
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """One sentence for whatever goes wrong with a file whose checksum was right."""
+        try:
+            yield
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"The checkpoint {self.path} holds more than tensors and plain values in {what}: it "
+                "was not written by this library."
+            ) from error
+        except Exception as error:
+            raise CheckpointError(
+                f"The checkpoint {self.path} cannot be read ({what}: {_line(error)}): use an earlier "
+                "one."
+            ) from error
 
 
-def _misfit(name: str, value: Tensor, saved: Mapping[str, torch.Size]) -> str | None:
-    if name not in saved:
+def _misfit(name: str, value: object, names: Collection[str], saved: Mapping[str, Array]) -> str | None:
+    if name not in names:
         return f"it has no {name}"
-    if saved[name] != value.shape:
-        return f"{name} is {tuple(saved[name])} there and {tuple(value.shape)} in the network"
+    if not isinstance(value, Tensor) or name.endswith(EXTRA):  # extra state is whatever it likes to be
+        return None
+    there, here = saved[name], f"{tuple(value.shape)} of {value.dtype}"
+    if (there.single, there.dtype) != (value.shape, value.dtype):
+        return f"{name} is {tuple(there.single)} of {there.dtype} there and {here} in the network"
     return None
 
 

@@ -8,7 +8,7 @@ import enum
 import pathlib
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,16 +31,17 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from ...group import Group
-from .entries import Array, Chunk
+from .entries import Array, Chunk, unlike
 
 METADATA = ".metadata"
 
 
-def save(folder: Path, chunks: Sequence[Chunk], group: Group) -> None:
+def save(folder: Path, chunks: Iterable[Chunk], group: Group) -> None:
     """Writes the chunks of all ranks; what several have is written once, by the first of them.
 
     Raises:
-        OSError: on every rank, where one of them could not write.
+        OSError, RuntimeError: on every rank, where one of them could not write.
+        ValueError: on every rank, where an array has several dtypes or shapes.
     """
     writer = FileSystemWriter(folder, overwrite=True)
     with _quietly():
@@ -54,7 +55,11 @@ def read_arrays(folder: Path) -> list[Array]:
         pickle.UnpicklingError: it was not written by torch.distributed.checkpoint.
     """
     found = _Reader(folder).read_metadata().state_dict_metadata
-    return [Array(name, each.size) for name, each in found.items() if hasattr(each, "size")]  # type: ignore[union-attr]
+    return [
+        Array(name, each.size, each.properties.dtype)
+        for name, each in found.items()
+        if isinstance(each, TensorStorageMetadata)
+    ]
 
 
 def load(folder: Path, wanted: Mapping[Array, Sequence[range]]) -> Iterator[tuple[Array, int, Tensor]]:
@@ -63,14 +68,11 @@ def load(folder: Path, wanted: Mapping[Array, Sequence[range]]) -> Iterator[tupl
     Every rank reads on its own, a rank that wants nothing as well.
     """
     reader, targets = _Reader(folder), {}
-    properties = reader.read_metadata().state_dict_metadata
     for array, parts in wanted.items():
-        kept = properties[array.name]
-        assert isinstance(kept, TensorStorageMetadata)
         for rows in parts:
             whole = array.single == array.shape
             shape = array.shape if whole else (len(rows), *array.single)
-            value = torch.empty(shape, dtype=kept.properties.dtype)
+            value = torch.empty(shape, dtype=array.dtype)
             targets[array, rows.start] = Chunk(array.name, array.shape, rows.start, value)
     with _quietly():
         dcp_load({}, storage_reader=reader, planner=_LoadPlanner(list(targets.values())), no_dist=True)
@@ -85,7 +87,10 @@ def _where(group: Group) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the warning that there is one process only, and with the error that was met."""
+    """Without the warning that there is one process only, and with the error that was met.
+
+    DCP's own error is no Exception, so that nobody would catch it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*single process.*")
@@ -97,15 +102,32 @@ def _quietly() -> Iterator[None]:
 class _SavePlanner(DefaultSavePlanner):
     """Plans chunks in place of whole tensors; the default does the rest: duplicates, overlaps, gaps."""
 
-    def __init__(self, chunks: Sequence[Chunk]) -> None:
+    def __init__(self, chunks: Iterable[Chunk]) -> None:
         super().__init__(
             flatten_state_dict=False, flatten_sharded_tensors=False, dedup_save_to_lowest_rank=True
         )
-        self._chunks = {MetadataIndex(chunk.name, chunk.offsets): chunk for chunk in chunks}
+        self._given, self._chunks = chunks, dict[MetadataIndex, Chunk]()
 
     def create_local_plan(self) -> planner.SavePlan:
+        """What goes wrong here is told to all ranks."""
+        self._chunks = {MetadataIndex(chunk.name, chunk.offsets): chunk for chunk in self._given}
         self.plan = planner.SavePlan([_write_item(*each) for each in self._chunks.items()])
         return self.plan
+
+    def create_global_plan(
+        self, all_plans: list[planner.SavePlan]
+    ) -> tuple[list[planner.SavePlan], Metadata]:
+        """DCP takes the dtype of the first rank for all, and then converts what it reads."""
+        kinds: dict[str, set[str]] = {}
+        for item in (item for plan in all_plans for item in plan.items):
+            told = item.tensor_data
+            assert told is not None
+            kind = f"{tuple(told.size[1:])} of {told.properties.dtype}"
+            kinds.setdefault(item.index.fqn, set()).add(kind)
+        for name, found in kinds.items():
+            if len(found) > 1:
+                raise ValueError(unlike(name, found))
+        return super().create_global_plan(all_plans)
 
     def lookup_object(self, index: MetadataIndex) -> Any:
         return self._chunks[index].value

@@ -45,8 +45,9 @@ class AuxiliaryMethod:
 
     On a layer group every rank has one stage, and keeps what belongs to its beginning; all ranks make
     the method and call `begin_epoch`, `expect`, `step`, `violations` and `epoch_line` alike. If they
-    were seeded alike, their numbers are those of one process, bit by bit, with dropout, too. With one
-    stage it is `Backprop`, bit by bit.
+    were seeded alike, their numbers are those of one process, bit by bit, with dropout, too, where the
+    states between stages are contiguous in memory; but for last bits where they are other views, since
+    messages are contiguous. With one stage it is `Backprop`, bit by bit.
 
     Args:
         network: in stages, on one process or distributed.
