@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -56,9 +57,10 @@ def test_a_network_is_copied_and_has_a_plain_twin(kind, used):
     net = network(kind)
     if used:
         net(X).sum().backward()
-    made = net.opening.linear.weight
+    opening: Any = net.opening
+    made = opening.linear.weight
     plain, twin = net.to_serial(), copy.deepcopy(net)
-    assert net.opening.linear.weight is made
+    assert opening.linear.weight is made
     with torch.no_grad():
         for p in twin.parameters():
             p.add_(0.1)
