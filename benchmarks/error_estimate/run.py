@@ -1,4 +1,4 @@
-"""The estimated error of a solve beside its error: 50 chains, damped, undamped and growing.
+"""The estimated error of a solve beside its error, of 50 chains.
 
     layerparallel bench error_estimate [--json] [--chains N] [--seed S]
 

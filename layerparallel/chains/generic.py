@@ -321,7 +321,13 @@ class GenericAdjoint(TapedAdjoint[_Graph]):
         parameters = [p for p in (*tape.own, *tape.shared) if p.requires_grad] if collect else []
         inputs = [*wanted, *parameters]
         kept = self.keep or not collect
-        found = torch.autograd.grad(outputs, inputs, weights, retain_graph=kept, allow_unused=True)
+        pairs = [
+            (a, w) for a, w in zip(outputs, weights, strict=True) if a.requires_grad
+        ]  # not detached
+        found: Sequence[Tensor | None] = [None] * len(inputs)
+        if pairs:
+            ends, pulled = zip(*pairs, strict=True)
+            found = torch.autograd.grad(ends, inputs, pulled, retain_graph=kept, allow_unused=True)
         if collect:
             self._gather(tape, over, found[len(wanted) :])
         back = [torch.zeros_like(w) if g is None else g for g, w in zip(found, wanted, strict=False)]

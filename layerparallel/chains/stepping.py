@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..steps.fields import At, Function
 from ..steps.integrators import Integrator, block
-from ..steps.state import State, refuse_other_kind, state_map
+from ..steps.state import ChangedInPlaceError, State, refuse_other_kind, state_map, versions
 from .coarse import CoarseOperator
 
 
@@ -45,9 +45,13 @@ class Step:
         own = tuple(p.flatten(0, 1) for p in own)
 
         def residual(v: State, s: Tensor | None) -> State:
-            s = None if s is None else s.to(v[0].dtype)
+            s = None if s is None else s.to(v[0].real.dtype)
             if samples == 1:
-                return _like(v, self.field(v, own, shared, _timed(at, s)))
+                before = versions(v)
+                value = _like(v, self.field(v, own, shared, _timed(at, s)))
+                if versions(v) != before:
+                    raise ChangedInPlaceError
+                return value
             return _mean(self.field(_repeat(v, samples), own, shared, _timed(at, s)), samples)
 
         assert self.integrator is not None

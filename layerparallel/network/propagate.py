@@ -24,7 +24,7 @@ from ..solvers import MGRIT, Serial, Split
 from ..solvers.solution import Solution
 from ..steps.examination import Signs, uncached
 from ..steps.repeatable import Statistics
-from ..steps.state import Carried, State, as_state, differentiable
+from ..steps.state import Carried, ChangedInPlaceError, State, as_state, differentiable, versions
 from .driven import Driven
 
 Solver = Serial | MGRIT | Split
@@ -170,14 +170,29 @@ def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solve
         inputs = tuple(tensors[call.parts : call.parts + call.inputs])
         return call.body.examine(u0, inputs, call.carried, _several(call.solver), anew=True)
 
-    numbers = torch.get_rng_state()
+    numbers, before = torch.get_rng_state(), versions(u0)
     try:
         found = _solved(call, tensors, record, signs)
-    except RuntimeError:
-        if not changed():
+    except RuntimeError as error:
+        in_place = isinstance(error, ChangedInPlaceError)
+        known = changed()
+        if not known and not in_place:
             raise
+        if versions(u0) != before or (in_place and not known):
+            raise ValueError(
+                "a step has begun to change the state in place, or does so only where no gradient is "
+                "taken; let it work on a copy, u.clone()"
+            ) from error
     else:
-        if not signs.shown() or not changed():
+        if not signs.shown():
+            return found
+        drawn = signs.drawn()
+        if not changed():
+            if drawn:
+                raise ValueError(
+                    "a step has drawn random numbers, which it does not at the first state, and a solve "
+                    "evaluates a step several times; take noise out of the chain"
+                )
             return found
     torch.set_rng_state(numbers)
     return _solved(call, tensors, record, None)
@@ -210,6 +225,7 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> State:
         end, ctx.chain, ctx.adjoint = _forward(call, tensors, record=True)
+        end = tuple(a.clone() for a in end)  # the next module may change it in place
         ctx.call = call
         device = tensors[0].device.type
         ctx.autocast = (

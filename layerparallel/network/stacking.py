@@ -93,7 +93,7 @@ def _resets(template: nn.Module, name: str) -> bool:
 
 
 def refuse_hooks(modules: Sequence[nn.Module]) -> None:
-    """Refuses to stack modules with hooks or parametrizations, which are each module's own.
+    """Refuses to stack modules with hooks, which are each module's own.
 
     Raises:
         ValueError: with the module and what it has.
@@ -102,8 +102,6 @@ def refuse_hooks(modules: Sequence[nn.Module]) -> None:
         for place, part in module.named_modules():
             hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks)
             found = [f"the hook {_named(hook)}" for each in hooks for hook in each.values()]
-            if parametrize.is_parametrized(part):
-                found.append("a parametrization")
             if found:
                 raise ValueError(
                     f"module {n} of the chain has {found[0]}{place and f' on {place}'}, which cannot be "

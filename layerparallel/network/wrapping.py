@@ -26,7 +26,10 @@ def parted(
     opening: list[nn.Module] = []
     parts: list[nn.Module] = []
     between = opening
-    for run in list(_runs(flat, example)):  # all of them first: meanwhile the modules evaluate
+    runs = list(_runs(flat, example))  # all of them first: meanwhile the modules evaluate
+    if stacked:
+        _refuse_ties(runs)
+    for run in runs:
         if len(run) < LEAST:
             between += run
             continue
@@ -41,6 +44,22 @@ def parted(
             "blocks themselves, not a module around them"
         )
     return _joined(opening), parts, _joined(between)
+
+
+def _refuse_ties(runs: list[list[nn.Module]]) -> None:
+    """Refuses parameters that a stack would copy and something else has, too.
+
+    Raises:
+        ValueError: there is one.
+    """
+    having = [{p for module in run for p in module.parameters()} for run in runs]
+    for k, run in enumerate(runs):
+        others = set().union(*having[:k], *having[k + 1 :])
+        if len(run) >= LEAST and having[k] & others:
+            raise ValueError(
+                f"modules outside share a parameter with the chain of {type(run[0]).__name__}, "
+                "which stacking would part; leave stacked=True out"
+            )
 
 
 def _flat(modules: Any) -> Iterator[nn.Module]:

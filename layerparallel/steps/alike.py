@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -42,6 +43,8 @@ def _gather(a: nn.Module, b: nn.Module, pairs: dict[Tensor, Tensor], buffers: bo
     mine, theirs = a.__dict__, b.__dict__
     if not _same_kind(a, b) or len(mine) != len(theirs):
         return False
+    places = mine["_parameters"], theirs["_parameters"]
+    own = {id(p): places[1].get(name) for name, p in places[0].items()}
     for name, value in mine.items():
         other = theirs.get(name, theirs)
         if type(value) is dict or type(value) is OrderedDict:
@@ -49,9 +52,9 @@ def _gather(a: nn.Module, b: nn.Module, pairs: dict[Tensor, Tensor], buffers: bo
                 continue
             if "state_dict" in name and _same_functions(value, other):
                 continue
-            if name.endswith("_hooks") or not _equal(value, other):
+            if name.endswith("_hooks") or not _equal(value, other, own):
                 return False
-        elif value is not other and not _equal(value, other):
+        elif value is not other and not _equal(value, other, own):
             return False
     if (mine["_buffers"] or theirs["_buffers"]) and not (buffers and _equal_buffers(a, b)):
         return False
@@ -96,25 +99,35 @@ def _equal_buffers(a: nn.Module, b: nn.Module) -> bool:
     if isinstance(a, BatchNorm):
         return True  # every layer has its own
     mine, theirs = a._buffers, b._buffers
-    return mine.keys() == theirs.keys() and all(_equal(x, theirs[name]) for name, x in mine.items())
+    return mine.keys() == theirs.keys() and all(_equal(x, theirs[name], {}) for name, x in mine.items())
 
 
-def _equal(a: Any, b: Any) -> bool:
-    """Of settings: plain values and containers by value, anything else only if it is the same object."""
+def _equal(a: Any, b: Any, own: dict[int, Any]) -> bool:
+    """Of settings: plain values and containers by value, anything else only if it is the same object.
+
+    Args:
+        own: by its identity, the parameter that stands where each of the first module's own does.
+    """
+
+    def each(xs: Iterable[Any], ys: Iterable[Any]) -> bool:
+        return all(_equal(x, y, own) for x, y in zip(xs, ys, strict=True))
+
     if type(a) in PLAIN:
         return type(b) is type(a) and a == b
     if a is b or type(a) is not type(b):
         return a is b
-    if isinstance(a, nn.Parameter):
-        return True  # compared where the module holds it
+    if id(a) in own:
+        return own[id(a)] is b  # as in the flat weights of recurrent layers
     if isinstance(a, Tensor):
+        if a.requires_grad or b.requires_grad:
+            return False  # one copy for all would get the gradients of all
         return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_equal, a, b))
+        return len(a) == len(b) and each(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(value, b[key]) for key, value in a.items())
+        return a.keys() == b.keys() and each(a.values(), [b[key] for key in a])
     if isinstance(a, functools.partial):
-        return all(map(_equal, (a.func, a.args, a.keywords), (b.func, b.args, b.keywords)))
+        return each((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
     if isinstance(a, weakref.ref):
-        return _equal(a(), b())
+        return _equal(a(), b(), own)
     return False

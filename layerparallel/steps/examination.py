@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .contents import left_behind
+from .remains import Numbers, Trace, made_by_hooks
 from .state import Carried, State, differentiable, refuse_other_kind
 
 ROUNDING = {2: 2e-2, 4: 1e-3, 8: 1e-8}
@@ -109,11 +110,13 @@ class Found:
         value: the parts of the step's value that move, detached.
         in_place: it changes the state in place.
         branches: it reads values, so what it does to a sample may depend on the others.
+        gradient: of the sum of the value with respect to the state, None where it has none.
     """
 
     value: State
     in_place: bool
     branches: bool
+    gradient: Sequence[Tensor | None] = ()
 
 
 class Signs:
@@ -128,19 +131,22 @@ class Signs:
 
     def __enter__(self) -> None:
         self.generators, self.versions = generators(self.device), self._versions()
+        self.others = _other_generators()
         self.packing.__enter__()
 
     def __exit__(self, *_: object) -> None:
         self.packing.__exit__()
 
     def _versions(self) -> list[tuple[int, int]]:
-        return [(id(b), b._version) for b in self.buffers()]
+        return [(id(b), 0 if b.is_inference() else b._version) for b in self.buffers()]
+
+    def drawn(self) -> bool:
+        """Whether random numbers were drawn."""
+        return moved(self.generators, self.device) or self.others != _other_generators()
 
     def shown(self) -> bool:
-        """Whether one is there."""
-        return (
-            self.packing.seen or moved(self.generators, self.device) or self.versions != self._versions()
-        )
+        """Whether there is one."""
+        return self.packing.seen or self.drawn() or self.versions != self._versions()
 
 
 class Kept:
@@ -207,13 +213,33 @@ def examine(
     Raises:
         ValueError: a sure sign that a solve would go wrong.
     """
+    with torch.inference_mode(False):
+        return _examined(step, _copies(u), tensors, module, which, carried)
+
+
+def _examined(
+    step: Evaluate,
+    u: State,
+    tensors: Sequence[Tensor],
+    module: nn.Module | None,
+    which: str,
+    carried: Carried,
+) -> Found:
     device, kept = u[0].device, Kept(tensors, module)
+    along = [(part, part.clone()) for part in carried.parts.values()]
     before, others = generators(device), _other_generators()
-    given = _copies(u)
+    given, numbers = _copies(u), Numbers(module)
     with torch.enable_grad(), uncached(), Scalars() as scalars:
         value = step(given, [t.detach() for t in tensors])
     first = carried.moving(value, "a step's value")
-    in_place = any(a._version for a in given)
+    in_place = any(a._version or not _equal(a, b) for a, b in zip(given, u, strict=True))
+    for part, copy in along:
+        if not _equal(part, copy):
+            part.copy_(copy)
+            raise ValueError(
+                f"{which} changes a part of the state in place, which is {part.dtype} and has no "
+                "derivative; return it as it came"
+            )
     if moved(before, device) or others != _other_generators():
         raise ValueError(
             f"{which} draws random numbers, {AGAIN}; only torch.nn.functional's dropout is known here, "
@@ -224,35 +250,63 @@ def examine(
     _check_carried(value, carried, which)
     if [a.shape for a in u] == [a.shape for a in first]:  # else the integrator or the chain says it
         refuse_other_kind(u, first)
-    known = {} if module is None else left_behind(module)
-    leaves = [t.detach().requires_grad_(t.requires_grad and differentiable(t)) for t in tensors]
-    departures = tuple(a.requires_grad_() for a in _copies(u))
-    with torch.enable_grad(), uncached(), Packing() as packing:
-        again = step(tuple(a.clone() for a in departures), leaves)
-    second = carried.moving(again, "a step's value")
+    numbers.after_one()
+    second, gradient, packed, trace = _with_gradients(step, u, tensors, carried)
     changed = kept.changed()
+    if changed is None and (name := numbers.counting()) is not None:
+        with numbers.far_ahead(), torch.no_grad(), uncached():
+            later = carried.moving(step(_copies(u), [t.detach() for t in tensors]), "a step's value")
+        changed = None if same(first, later, repeated=True) else f"its attribute {name}"
     if changed is not None:
         raise ValueError(
             f"{which} changes {changed} when it is evaluated, {AGAIN}; of all layers with memory only "
             "batch norm is known here, so keep the others out of the chain"
         )
-    if packing.seen or _recomputes(second):
+    if packed:
         raise ValueError(
             f"{which} checkpoints itself or packs saved tensors, which recomputes it with other "
             "parameters; leave that out and give the solver memory='recompute'"
         )
-    left = [] if module is None else [n for n, t in left_behind(module).items() if known.get(n) is not t]
-    if left:
+    left = {} if module is None else left_behind(module)
+    if left if made_by_hooks(module) else trace.held():
+        where = next(iter(left), None)
         raise ValueError(
-            f"{which} leaves a tensor with a graph in its attribute {left[0]}, {AGAIN}; return it as a "
-            "part of the state"
+            f"{which} leaves a tensor with a graph in "
+            f"{f'its attribute {where}' if where else 'a container, a hook or a global'}, {AGAIN}; "
+            "return it as a part of the state"
         )
     if len(first) != len(second) or not same(first, second, repeated=True):
         raise ValueError(
             f"{which} draws random numbers or remembers: two evaluations of the same state differ, "
             f"{AGAIN}; take noise and memory out of the chain"
         )
-    return Found(tuple(a.detach() for a in first), in_place, scalars.seen)
+    return Found(tuple(a.detach() for a in first), in_place, scalars.seen, gradient)
+
+
+def _with_gradients(
+    step: Evaluate, u: State, tensors: Sequence[Tensor], carried: Carried
+) -> tuple[State, Sequence[Tensor | None], bool, Trace]:
+    """A step's value, its gradient, whether it packs what is saved, and a trace of its graph."""
+    leaves = [t.detach().requires_grad_(t.requires_grad and differentiable(t)) for t in tensors]
+    departures = [a.requires_grad_() for a in _copies(u)]
+    trace = Trace([*departures, *leaves])
+    given, own = tuple(trace.tensors[: len(u)]), trace.tensors[len(u) :]
+    with torch.enable_grad(), uncached(), Packing() as packing:
+        value = carried.moving(step(given, own), "a step's value")
+    packed = packing.seen or _recomputes(value)
+    gradient: Sequence[Tensor | None] = [None] * len(u)
+    if not packed:
+        gradient = pulled(value, departures)
+    return tuple(a.detach() for a in value), gradient, packed, trace
+
+
+def pulled(value: State, departures: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """The gradient of a value, by weights that no sum over an entry's neighbours takes out."""
+    ends = [a for a in value if a.requires_grad]
+    if not ends:
+        return [None] * len(departures)
+    weights = [torch.arange(a.numel(), device=a.device).cos().view(a.shape).to(a.dtype) for a in ends]
+    return torch.autograd.grad(ends, departures, weights, allow_unused=True)
 
 
 def _copies(u: State) -> State:

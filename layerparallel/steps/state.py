@@ -18,11 +18,11 @@ def as_state(value: object, what: str) -> State:
     Raises:
         TypeError: it is neither.
     """
-    parts = value if isinstance(value, tuple) else (value,)
+    parts = value if type(value) is tuple else (value,)
     if not parts or not all(isinstance(part, Tensor) for part in parts):
         raise TypeError(
-            f"{what} must be a tensor or a tuple of tensors, not {type(value).__name__}; "
-            "return the state alone, a list as a tuple"
+            f"{what} must be a tensor or a plain tuple of tensors, not {type(value).__name__}; "
+            "return the state alone, a list or a named tuple as a tuple"
         )
     return parts  # type: ignore[return-value]
 
@@ -54,6 +54,11 @@ class Carried:
         Raises:
             ValueError: nothing moves.
         """
+        if any(a.layout != torch.strided for a in state):
+            raise ValueError(
+                f"the state is {', '.join(sorted({str(a.layout) for a in state}))}; give a chain dense "
+                "tensors that are not nested"
+            )
         carried = {k: a for k, a in enumerate(state) if not differentiable(a)}
         if len(carried) == len(state):
             raise ValueError(
@@ -85,6 +90,15 @@ class Carried:
 
 
 NOTHING = Carried()
+
+
+class ChangedInPlaceError(RuntimeError):
+    """A step that is not known to do so has changed the state in place."""
+
+
+def versions(u: State) -> list[int]:
+    """They move when a state is changed in place; tensors of inference mode have none."""
+    return [] if torch.is_inference_mode_enabled() else [a._version for a in u if not a.is_inference()]
 
 
 def refuse_other_kind(u: State, value: State, arrays: bool = False) -> None:

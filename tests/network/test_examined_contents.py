@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
-from twins import BODIES, SOLVERS, WIDTH, Block, assert_twins, entering, made, refusal
+from twins import BODIES, DEPTH, SOLVERS, WIDTH, Block, assert_twins, entering, made, refusal
+
+import layerparallel as lp
 
 # ---- tensors that a step holds -------------------------------------------------------------------
 
@@ -126,3 +128,142 @@ def test_what_no_step_uses_has_no_gradient(body, solver):
     spare = [p for name, p in net.named_parameters() if "spare" in name]
     assert spare
     assert all(p.grad is None for p in spare)
+
+
+# ---- what was found by trying to break it ----------------------------------------------------------
+
+
+def test_a_module_that_is_put_in_place_of_a_step_is_the_step():
+    net, _ = made(Block, "unlike")
+    net(entering())
+    net.body.layers[2] = nn.Identity()
+    expected = entering()
+    for k, layer in enumerate(net.body.layers):
+        expected = expected if k == 2 else layer(expected)
+    torch.testing.assert_close(net(entering()), expected)
+    del net.body.layers[1]
+    assert "was made of 6 steps and has 5 now" in refusal(net, entering())
+
+
+def test_a_tensor_with_a_gradient_in_a_container_is_refused():
+    net, _ = made(lambda: Block(lambda b, v: v + b.context[0]), "unlike")
+    memory = torch.ones(WIDTH, dtype=torch.double)
+    for wanted in (False, True):
+        for part in net.modules():
+            if isinstance(part, Block):
+                vars(part)["context"] = [memory.requires_grad_(wanted)]
+        if wanted:
+            assert "in the list context" in refusal(net, entering())
+        else:
+            net(entering()).sum().backward()
+
+
+@pytest.mark.parametrize("place", ["global", "nested", "hook"])
+def test_a_graph_that_is_left_behind_anywhere_is_refused(place):
+    kept: list[Tensor] = []
+
+    def left(block: Any, v: Tensor) -> Tensor:
+        if place == "global":
+            kept.append(v.mean())
+        if place == "nested":
+            block.state = {"aux": [v.mean()]}
+        return v
+
+    net, _ = made(lambda: Block(left), "unlike")
+    if place == "hook":
+        net.body.layers[0].fc.register_forward_hook(lambda module, given, out: kept.append(out))
+    assert "leaves a tensor with a graph" in refusal(net, entering())
+
+
+def test_a_counter_on_which_nothing_depends_is_none_of_our_business():
+    class Counts(Block):
+        calls = 0
+
+        def forward(self, u: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(u)
+
+    class WarmsUp(Counts):
+        def forward(self, u: Tensor) -> Tensor:
+            v = super().forward(u)
+            return v if self.calls > 100 else 2 * v
+
+    net, twin = made(Counts, "unlike")
+    assert_twins(net, twin, entering())
+    net, _ = made(WarmsUp, "unlike")
+    assert "changes its attribute calls" in refusal(net, entering())
+
+
+@pytest.mark.parametrize("solver", ["serial", "mgrit"])
+def test_evaluation_in_inference_mode(solver):
+    net, twin = made(Block, "unlike", solver)
+    with torch.inference_mode():
+        torch.testing.assert_close(net(entering()), twin(entering()), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_blocks_that_detach(body, solver):
+    net, twin = made(lambda: Block(detached), body, solver)
+    assert_twins(net, twin, entering())
+
+
+def detached(block: Any, v: Tensor) -> Tensor:
+    return v.detach() + block.fc.bias
+
+
+def test_what_follows_may_change_the_last_state_in_place():
+    net, _ = made(Block, "unlike")
+    whole = lp.Network(nn.Linear(WIDTH, WIDTH).double(), net.body, nn.ReLU(inplace=True), lp.Serial())
+    whole(entering()).sum().backward()
+    assert all(p.grad is not None for p in whole.parameters())
+
+
+def test_hooks_of_tensors_that_vmap_leaves_out_are_noticed():
+    class Hooked(Block):
+        def forward(self, u: Tensor) -> Tensor:
+            return u + 0.1 * halved(torch.tanh(self.fc(u)))
+
+    net, twin = made(Hooked, "unlike", "mgrit")
+    assert_twins(net, twin, entering())
+    net, _ = made(Hooked, "stacked", "mgrit")
+    assert "torch.vmap" in refusal(net, entering())
+
+
+def halved(v: Tensor) -> Tensor:
+    if v.requires_grad:
+        v.register_hook(lambda g: 0.5 * g)
+    return v
+
+
+def test_modules_outside_that_share_with_a_stack_are_refused():
+    torch.manual_seed(0)
+    head, blocks = nn.Linear(WIDTH, WIDTH).double(), [Block() for _ in range(DEPTH)]
+    head.weight = blocks[0].fc.weight
+    model = nn.Sequential(*blocks, head)
+    with pytest.raises(ValueError, match="share a parameter"):
+        lp.Network.from_modules(model, entering(), stacked=True)
+    net = lp.Network.from_modules(model, entering())
+    net(entering()).sum().backward()
+    found = head.weight.grad
+    model.zero_grad()
+    model(entering()).sum().backward()
+    torch.testing.assert_close(found, head.weight.grad)
+
+
+def test_a_gate_of_zero_does_not_hide_that_samples_are_mixed():
+    class Gated(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Parameter(torch.zeros((), dtype=torch.double))
+
+        def forward(self, u: Tensor) -> Tensor:
+            return u + self.gate * (self.fc(u) - self.fc(u).mean(0))
+
+    net, twin = made(Gated, "tied", "mgrit")
+    net(entering())
+    for module in (net, twin):
+        for part in module.modules():
+            if isinstance(part, Gated):
+                part.gate.data.fill_(0.1)
+    assert_twins(net, twin, entering())

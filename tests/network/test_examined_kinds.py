@@ -192,7 +192,7 @@ class Counted(Block):
         return super().forward(u)
 
 
-@pytest.mark.parametrize(("body", "most"), [("unlike", 2 * DEPTH), ("stacked", 3), ("tied", 6)])
+@pytest.mark.parametrize(("body", "most"), [("unlike", 2 * DEPTH), ("stacked", 3), ("tied", 9)])
 def test_an_examination_costs_two_forwards_at_most_and_comes_once(body, most):
     net, _ = made(Counted, body, "mgrit")
     found = []

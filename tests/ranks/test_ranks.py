@@ -263,7 +263,7 @@ def test_the_link_is_measured_and_the_same_on_all_ranks(pool):
     link, kept = links[0]
     assert kept
     assert 1e-6 < link.latency < 0.1
-    assert 0 < link.seconds_per_byte < 1e-6
+    assert 0 <= link.seconds_per_byte < 1e-6  # 0 where a busy machine takes longer for less
 
 
 def test_a_mesh_of_several_dimensions_is_refused(pool):

@@ -18,7 +18,7 @@ from ...chains.placement import Placement
 from ...chains.workspace import Workspace
 from ...group.base import ALONE, Group
 from ...group.blocks import Blocks
-from ...steps.examination import Signs, same
+from ...steps.examination import Found, Signs, pulled, same
 from ...steps.fields import Manner, Watched
 from ...steps.repeatable import BatchNorm, Statistics
 from ...steps.state import NOTHING, Carried, State
@@ -231,7 +231,7 @@ class Body(nn.Module):
 
     def _modes(self) -> Hashable:
         """What changes where modules are replaced or switched over."""
-        return tuple((type(part), part.training) for part in self.modules())
+        return tuple(map(mode_of, self.modules()))
 
     def recall(self) -> None:
         """Goes by what was found in the present mode, if it was examined; evaluation may go without."""
@@ -294,29 +294,41 @@ class Body(nn.Module):
 # ---- steps --------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def refuse_unbatched(steps: Callable[[], State], alone: State, which: str) -> None:
+def mode_of(part: nn.Module) -> Hashable:
+    """What tells that a module was replaced or switched over, or that others have begun to change it."""
+    return type(part), part.training, len(part._buffers), len(part._forward_pre_hooks)
+
+
+def refuse_unbatched(steps: Callable[[State], State], both: State, found: Found, which: str) -> None:
     """Refuses steps that cannot be evaluated many at once.
 
     Args:
-        steps: evaluates some, the first of them from where `alone` did.
-        alone: the value of the first step.
+        steps: evaluates several, with gradients.
+        both: where they depart, the first of them where the step that was examined did.
+        found: what was found of that step.
 
     Raises:
-        ValueError: they cannot, or their values are others.
+        ValueError: they cannot, or their values or gradients are others.
     """
     remedy = "give chain a list of modules, which are evaluated one after the other, or solver=Serial()"
+    departures = [a.detach().clone().requires_grad_() for a in both]
     try:
-        values = steps()
+        with torch.inference_mode(False), torch.enable_grad():
+            values = steps(tuple(a.clone() for a in departures))
+            gradients = pulled(tuple(a[:1] for a in values), departures)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"{which} cannot be evaluated for several steps at once by torch.vmap ({reason}); {remedy}"
         ) from error
-    first = tuple(a[0].to(b.dtype) for a, b in zip(values, alone, strict=True))  # autocast may differ
-    if not same(first, alone):
+    pairs = [(a[0].detach(), b) for a, b in zip(values, found.value, strict=True)]
+    for a, b, like in zip(gradients, found.gradient, both, strict=True):
+        nothing = torch.zeros_like(like[0])
+        pairs.append((nothing if a is None else a[0], nothing if b is None else b))
+    if not all(same((a.to(b.dtype),), (b,)) for a, b in pairs):  # autocast may change the dtype
         raise ValueError(
-            f"{which} gives other values where torch.vmap evaluates several steps at once; {remedy}"
+            f"{which} gives other values or gradients where torch.vmap evaluates several steps at once; "
+            f"{remedy}"
         )
 
 

@@ -54,9 +54,8 @@ class FunctionBody(Body):
         if several:
             field = Function(self.step, habits.manner(True, carried))
             both, times = tuple(torch.stack([a, a]) for a in u), torch.stack([time, time])
-            refuse_unbatched(
-                lambda: field.whole_step(both, times, self.h), found.value, "the step function"
-            )
+            which = "the step function"
+            refuse_unbatched(lambda v: field.whole_step(v, times, self.h), both, found, which)
         return habits
 
     def serial(self) -> nn.Module:

@@ -196,7 +196,7 @@ class StackedBody(Body):
             both = tuple(torch.stack([a, a]) for a in u)
             at = At((0, 1), both[0].real.new_zeros(2), key=0)
             others = [t.detach() for t in tensors[held:]]
-            refuse_unbatched(lambda: field(both, own, others, at), found.value, which)
+            refuse_unbatched(lambda v: field(v, own, others, at), both, found, which)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:

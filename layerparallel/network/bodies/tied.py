@@ -16,7 +16,7 @@ from ...steps.examination import examine, same
 from ...steps.fields import At, Manner, Tied, Watched
 from ...steps.integrators import INTEGRATORS
 from ...steps.repeatable import Repeatable, Statistics, batch_norms, commit
-from ...steps.state import NOTHING, Carried, State, state_map
+from ...steps.state import NOTHING, Carried, State, differentiable, state_map
 from ..serial_twins import SerialTied
 from .base import Body, Habits, gathered, refuse_unbatched, uncompiled
 
@@ -126,9 +126,12 @@ class TiedBody(Body):
         self.folds = self.folds and not found.branches
         if not (habits.watched or carried.parts):
             plain = Tied(self.layer, names, manner=manner)
-            self.folds = self.folds and _alike(plain, both, own, shared, at)
+            others = [
+                p + 0.1 * _ones_and_minus_ones(p) for p in shared
+            ]  # a gate of 0 hides what is behind
+            self.folds = self.folds and all(_alike(plain, both, own, ps, at) for ps in (shared, others))
         if not self.folds or habits.watched or carried.parts or apart.timed:
-            refuse_unbatched(lambda: apart(both, own, shared, at), found.value, which)
+            refuse_unbatched(lambda v: apart(v, own, shared, at), both, found, which)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:
@@ -140,6 +143,13 @@ class TiedBody(Body):
 
     def serial(self) -> nn.Module:
         return SerialTied(copy.deepcopy(self.layer), self.depth, self.h, self.integrator, self.timed)
+
+
+def _ones_and_minus_ones(p: Tensor) -> Tensor:
+    """No random numbers of the user's are drawn for it."""
+    if not differentiable(p):
+        return torch.zeros_like(p)
+    return torch.cos(torch.pi * torch.arange(p.numel(), device=p.device)).view(p.shape).to(p.dtype)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from ...steps.state import NOTHING, Carried, State
 from ...steps.unlike import Unlike, step_tensors
 from ..serial_twins import SerialBody
 from ..stacking import from_layers, skeleton, to_layers
-from .base import Body, Habits
+from .base import Body, Habits, mode_of
 
 
 class UnlikeBody(Body):
@@ -56,13 +56,25 @@ class UnlikeBody(Body):
         self.add_nothing(example.detach())
 
     def _modes(self) -> Hashable:
-        return tuple((type(part), part.training) for m in self.every for part in m.modules())
+        return tuple(map(mode_of, (part for m in self.every for part in m.modules())))
 
     @property
     def notes(self) -> bool:
         return any(isinstance(p, BatchNorm) and p.training for m in self.every for p in m.modules())
 
+    def _current(self) -> None:
+        """Takes up modules that were put in place of others."""
+        here = self.block
+        if len(self.layers) != len(here):
+            raise ValueError(
+                f"the chain was made of {len(here)} steps and has {len(self.layers)} now; make another "
+                "chain of them"
+            )
+        if any(self.every[n] is not module for n, module in zip(here, self.layers, strict=True)):
+            self.every = (*self.every[: here.start], *self.layers, *self.every[here.stop :])
+
     def tensors(self) -> list[Tensor]:
+        self._current()
         found: list[Tensor] = []
         self.names: dict[int, tuple[str, ...]] = {}
         for n, module in zip(self.block, self.layers, strict=True):
@@ -150,7 +162,9 @@ class UnlikeBody(Body):
         if placement is not None and placement.finest != self.blocks:
             noted = {key: found for each in self.group.gather(noted) for key, found in each.items()}
         norms = {n: batch_norms(self.every[n]) for n in self.block}
-        for (n, (name, _)), (mean, variance) in sorted(noted.items(), key=lambda item: item[0][1][1]):
+        for (n, (name, _)), (mean, variance) in sorted(
+            noted.items(), key=lambda item: (item[0][0], item[0][1][1])
+        ):
             if n in norms:
                 commit(norms[n][name], mean, variance)
 
