@@ -221,7 +221,7 @@ def test_a_stage_that_raises_raises_on_all_ranks(pool, at):
 
 def test_a_state_that_is_none_is_refused_on_all_ranks(pool):
     found = pool.run(3, failing, Named, 1)
-    assert found[1].startswith("TypeError: the last state of stage 1 must be a tensor or a tuple")
+    assert found[1].startswith("TypeError: the last state of stage 1 must be a tensor or a plain tuple")
     assert all(found[1] in found[rank] for rank in (0, 2))
 
 
