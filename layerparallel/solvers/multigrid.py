@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,16 @@ from ..group.base import Pending
 from ..steps.state import State, copy_into, state_map
 from .levels import Levels, over_points
 from .solution import Solution
+
+
+@functools.lru_cache(maxsize=64)
+def _passed(
+    points: range, intervals: int, backward: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The 3/4th power of the share of the intervals that a solve has passed at its C-points."""
+    passed = torch.arange(points.start, points.stop, device=device)
+    passed = intervals - passed if backward else passed
+    return passed.div(intervals).pow_(0.75).to(dtype)  # 1 at most: 16 bits hold it
 
 
 class Solve(Levels):
@@ -140,10 +152,11 @@ class Solve(Levels):
         """
         points, blocks = self.own(self.points[0]), self.natural[1]
         if jump is None:
-            begin, count = blocks.ranges[self.group.rank].start, blocks.steps
-            passed = torch.arange(begin, begin + len(points[0]), device=points[0].device)
-            passed = count - passed if self.backward else passed
-            weights = passed.div(count).pow_(0.75).to(points[0].dtype)  # 1 at most: 16 bits hold it
+            begin = blocks.ranges[self.group.rank].start
+            passed = range(begin, begin + len(points[0]))
+            weights = _passed(
+                passed, blocks.steps, self.backward, points[0].real.dtype, points[0].device
+            )
             jump = self.size(tuple(p * weights.view(-1, *[1] * (p.dim() - 1)) for p in points))
         *found, scale, jump = self.sizes(*residuals, *corrections, self.size(points), jump)
         solution.residual_tensors = found[: len(residuals)]
