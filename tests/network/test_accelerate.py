@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 import layerparallel as lp
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _alone() -> Iterator[None]:

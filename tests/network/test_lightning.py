@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 import layerparallel as lp
 
+pytestmark = pytest.mark.slow
+
 
 class Module(pl.LightningModule):
     def __init__(self, solver: lp.Serial | lp.MGRIT, stateful: bool = False):

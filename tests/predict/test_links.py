@@ -11,6 +11,8 @@ from layerparallel.errors import InputError
 from layerparallel.group import Link
 from layerparallel.predict import links
 
+pytestmark = pytest.mark.slow
+
 
 def test_networks_have_names_and_files(tmp_path):
     assert links.find("none").link == FREE

@@ -20,6 +20,8 @@ from layerparallel.predict.scaling import Row
 from layerparallel.predict.task import from_recipe
 from layerparallel.solvers.measure import GradientError
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--depth", "16", "--batch", "4", "--repeats", "1", "--few", "1", "--error", "0.5"]
 SCALING = ["--ranks", "4,1,2", "--layers-per-rank", "4", "--network", "none"]
 

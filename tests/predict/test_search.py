@@ -16,6 +16,8 @@ from layerparallel.predict.scaling import Study
 from layerparallel.predict.search import Search, candidates
 from layerparallel.solvers import cost
 
+pytestmark = pytest.mark.slow
+
 
 @given(solver=solvers, steps=st.integers(15, 70))
 def test_the_estimates_work_is_that_of_the_closed_form(solver, steps):

@@ -14,6 +14,8 @@ from layerparallel.runs.interruption import Interruption
 from layerparallel.runs.shares import Due
 from layerparallel.training.backprop import Backprop
 
+pytestmark = pytest.mark.slow
+
 
 def test_checkpoints_are_so_many_seconds_apart_within_epochs_and_across_them(tmp_path, monkeypatch):
     step, save, times = Backprop.step, checkpoint.save, []

@@ -24,6 +24,8 @@ from layerparallel.runs.interruption import Interruption
 from layerparallel.runs.progress import Plain
 from layerparallel.training.backprop import Backprop
 
+pytestmark = pytest.mark.slow
+
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
 both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
