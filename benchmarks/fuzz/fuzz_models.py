@@ -173,7 +173,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 
 def _bigger(fc: nn.Module) -> nn.Module:
     """An adapter around a layer."""
-    adapter = nn.Sequential(copy.deepcopy(fc), nn.Linear(WIDTH, WIDTH).double())
-    nn.init.eye_(adapter[1].weight)  # type: ignore[arg-type]
-    nn.init.zeros_(adapter[1].bias)  # type: ignore[arg-type]
-    return adapter
+    new = nn.Linear(WIDTH, WIDTH).double()
+    nn.init.eye_(new.weight)
+    nn.init.zeros_(new.bias)
+    return nn.Sequential(copy.deepcopy(fc), new)

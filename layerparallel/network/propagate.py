@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..chains.chain import Adjoint, Chain, Recorder
+from ..chains.chain import Adjoint, Chain
 from ..chains.generic import GenericChain, Noting
 from ..chains.placement import Placement
 from ..group.base import Group
@@ -26,6 +26,7 @@ from ..steps.examination import Signs, uncached
 from ..steps.repeatable import Statistics
 from ..steps.state import Carried, ChangedInPlaceError, State, as_state, differentiable, versions
 from .driven import Driven
+from .guard import guarded
 
 Solver = Serial | MGRIT | Split
 Direction = Literal["forward", "adjoint"]
@@ -214,7 +215,7 @@ def _solved(call: _Call, tensors: Sequence[Tensor], record: bool, signs: Signs |
         adjoint.like = packed
     guess = _fitting(call.guess.forward, solver, chain, packed) if call.guess is not None else None
     with signs or contextlib.nullcontext(), uncached():
-        solution = _guarded(solver, chain, packed, guess, recorder, False)
+        solution = guarded(solver, chain, packed, guess, recorder, False)
     if placement is not None:
         ends = placement.ends(reverse=False)[1], body.group.size - 1
         solution.end = hand_over(body.group, solution.end, *ends)
@@ -257,7 +258,7 @@ class _Propagate(torch.autograd.Function):
             solver, guess = call.solver.adjoint.adjoint, None
             if call.guess is not None:
                 guess = _fitting(call.guess.adjoint, solver, adjoint, packed)
-            solution = _guarded(solver, adjoint, packed, guess, None, True)
+            solution = guarded(solver, adjoint, packed, guess, None, True)
         if call.guess is not None:
             call.guess.adjoint = _left(solver, solution)
         call.report("adjoint", solution)
@@ -313,61 +314,6 @@ def _left(solver: Serial | MGRIT, solution: Solution) -> State | None:
     if not (isinstance(solver, MGRIT) and solver.warm_start) or solution.points is None:
         return None
     return tuple(p.detach() for p in solution.points) if solution.finite else None
-
-
-def _guarded(
-    solver: Serial | MGRIT,
-    chain: Chain,
-    u0: State,
-    guess: State | None,
-    recorder: Recorder | None,
-    collect: bool,
-) -> Solution:
-    """Solves, and propagates serially instead if the iteration did not behave."""
-    guarded = isinstance(solver, MGRIT) and solver.guard
-    solution = solver.solve(chain, u0, guess, recorder, collect)
-    reason = _misbehaved(solution) if guarded else None
-    if reason is None:
-        return solution
-    if isinstance(chain, Adjoint):
-        chain.gradients()
-    spent = solution.evaluations
-    serial = Serial(solver.memory).solve(chain, u0, None, recorder, collect)
-    serial.fallback = reason
-    serial.residual_tensors = solution.residual_tensors
-    serial.scale_tensor, serial.error_tensor = solution.scale_tensor, solution.error_tensor
-    serial.evaluations = [spent[0] + serial.evaluations[0], *spent[1:]]
-    serial.seconds = [solution.seconds[0] + serial.seconds[0], *solution.seconds[1:]]
-    return serial
-
-
-GROWTH_MATTERS = 1e-3
-"""Relative residual below which a growing residual is rounding, not divergence."""
-ROUNDINGS = 2
-"""The same in units of the state's rounding, which counts for states of 16 bits."""
-
-
-TOO_FAR = 0.5
-"""Relative residual from which a solve is useless, even one of a single cycle."""
-ALL_WRONG = 1.0
-"""The same of the estimated error, which may be three times too large."""
-
-
-def _misbehaved(solution: Solution) -> str | None:
-    relative = solution.relative_residual
-    if not math.isfinite(relative):
-        return "the residual is not finite"
-    if relative > TOO_FAR:
-        return f"the residual is {relative:.2g} times the states"
-    residuals = solution.residual_tensors
-    rounding = ROUNDINGS * torch.finfo(solution.end[0].dtype).eps
-    if len(residuals) > 1 and relative > max(GROWTH_MATTERS, rounding):
-        first, last = float(residuals[0]), float(residuals[-1])
-        if last > first:
-            return f"the residual grew from {first:.2g} to {last:.2g}"
-    if relative > rounding and solution.relative_error > ALL_WRONG:
-        return f"the error is estimated at {solution.relative_error:.2g} times the states"
-    return None
 
 
 def refuse_non_finite(u0: State, end: State) -> None:
