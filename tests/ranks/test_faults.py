@@ -81,7 +81,8 @@ def test_torchrun_starts_again_and_the_end_is_that_of_the_unbroken_run_to_the_la
         FAULTS / "broken_training.py",
         *(folder, "--steps", str(steps), "--save-every", str(every), "--silence", "4"),
         seconds=120,
-        options=("--max-restarts", "2"),
+        # torchrun stops the others when it sees that one has ended; they have 2 s to say it first.
+        options=("--max-restarts", "2", "--monitor-interval", "2"),
     )
     assert done.returncode == 0, done.stdout
     assert "Rank 1 (" in done.stdout
