@@ -16,6 +16,7 @@ BEGIN, END = "<!-- rooms: written by dev/rooms.py -->", "<!-- end of rooms -->"
 ROOMS = (
     "version",
     "errors",
+    "native",
     "group",
     "steps",
     "chains",

@@ -131,16 +131,16 @@ class GenericChain(Chain):
         return [n * self.span + int(place) for n in steps for place in self._places]
 
     @cached_property
-    def _step(self) -> Step:
+    def step(self) -> Step:
         samples, h = len(self._places), self.step_size * self.span
         return Step(self.field, self.integrator, self.operator, h, self.span, samples)
 
     @cached_property
-    def _selected(self) -> tuple[Tensor, ...]:
+    def selected_own(self) -> tuple[Tensor, ...]:
         """`own` of this level: (steps, s, ...)."""
         return self.selected if self.selected is not None else tuple(p.unsqueeze(1) for p in self.own)
 
-    def _times(self, over: Intervals, device: torch.device) -> list[Tensor] | None:
+    def times(self, over: Intervals, device: torch.device) -> list[Tensor] | None:
         """For every position the times (count * s,) of the layers evaluated there."""
         if not self.field.timed:
             return None
@@ -170,10 +170,10 @@ class GenericChain(Chain):
         rhs_at = over.positions(rhs, 1) if rhs is not None else None
         less_at = over.positions(less, 1) if less is not None else None
         onto_at = over.positions(onto, 1) if onto is not None else None
-        times = self._times(over, u[0].device)
+        times = self.times(over, u[0].device)
         visited = []
         for j in range(over.walked):
-            u = self._step(u, own_at[j], shared, self._at(over, j, times))
+            u = self.step(u, own_at[j], shared, self._at(over, j, times))
             if less_at is not None:
                 u = state_map(torch.sub, u, less_at[j])
             if rhs_at is not None:
@@ -207,7 +207,7 @@ class GenericChain(Chain):
         into: State | None = None,
         less: State | None = None,
     ) -> State:
-        own = tuple(p[over.first : over.stop] for p in self._selected)
+        own = tuple(p[over.first : over.stop] for p in self.selected_own)
         visited = self.walk(u, over, own, self.shared, rhs, less=less)
         if into is not None:
             for target, state in zip(over.positions(into, 1), visited, strict=False):
@@ -277,7 +277,7 @@ class GenericAdjoint(TapedAdjoint[_Graph]):
 
     def _tape(self, u: State, over: Intervals, onto: State | None = None) -> _Graph:
         chain, fine = self.chain, self.chain.span == 1
-        selected = [p[over.first : over.stop] for p in chain._selected]
+        selected = [p[over.first : over.stop] for p in chain.selected_own]
         departures = tuple(_leaf(a, True) for a in u)
         own = tuple(_leaf(s, fine and p.requires_grad) for s, p in zip(selected, chain.own, strict=True))
         shared = tuple(_leaf(p, fine and p.requires_grad) for p in chain.shared)

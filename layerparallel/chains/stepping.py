@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..steps.fields import At, Function
-from ..steps.integrators import Integrator, block
+from ..steps.integrators import Integrator, axpy, block
 from ..steps.state import ChangedInPlaceError, State, refuse_other_kind, state_map, versions
 from .coarse import CoarseOperator
 
@@ -29,7 +29,7 @@ class Step:
     field: Any
     integrator: Integrator | None
     operator: CoarseOperator
-    h: float
+    h: float | Tensor
     span: int
     samples: int
 
@@ -72,7 +72,7 @@ class Step:
             for f in rates(many)
         )
         later = rates(tuple(a + s.flatten(0, 1) for a, s in zip(many, shifts, strict=True)))
-        return state_map(lambda a, f: torch.add(a, f, alpha=h), u, _mean(later, samples))
+        return axpy(u, _mean(later, samples), h)
 
 
 def _timed(at: At, t: Tensor | None) -> At:

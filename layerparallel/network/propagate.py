@@ -51,9 +51,11 @@ class Binder(Protocol):
 
     def bind(
         self, tensors: Sequence[Tensor], placement: Placement | None, carried: Carried
-    ) -> Chain: ...
+    ) -> GenericChain: ...
 
-    def unbind(self, gradients: dict[int, Tensor], chain: Chain) -> dict[int, Tensor]: ...
+    def fastest(self, chain: GenericChain, like: State) -> Chain: ...
+
+    def unbind(self, gradients: dict[int, Tensor], chain: GenericChain) -> dict[int, Tensor]: ...
 
     def examine(
         self, u: State, inputs: State, carried: Carried, several: bool, anew: bool = False
@@ -139,14 +141,13 @@ class _Solved:
     """A forward solve, before anything has been told of it."""
 
     solution: Solution
+    plain: GenericChain
     chain: Chain
     adjoint: Adjoint | None
     statistics: Statistics | None
 
 
-def _forward(
-    call: _Call, tensors: Sequence[Tensor], record: bool
-) -> tuple[State, Chain, Adjoint | None]:
+def _forward(call: _Call, tensors: Sequence[Tensor], record: bool) -> tuple[State, _Solved]:
     u0, body = tuple(tensors[: call.parts]), call.body
     found = _as_examined(call, tensors, record)
     chain, solution = found.chain, found.solution
@@ -157,7 +158,7 @@ def _forward(
     if call.guess is not None:
         call.guess.forward = _left(call.solver.forward.forward, solution)
     call.report("forward", solution)
-    return chain.unpack(solution.end, u0), chain, found.adjoint
+    return chain.unpack(solution.end, u0), found
 
 
 def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solved:
@@ -203,13 +204,13 @@ def _solved(call: _Call, tensors: Sequence[Tensor], record: bool, signs: Signs |
     u0, body = tuple(tensors[: call.parts]), call.body
     placement = body.placement(interval_length(call.solver, body.depth))
     given = tensors[call.parts : len(tensors) - len(body.nothings())]
-    chain = body.bind(given, placement, call.carried)
+    plain = body.bind(given, placement, call.carried)
+    chain = body.fastest(plain, u0)
     solver = call.solver.forward.forward
     adjoint = chain.linearise(solver.groups(body.depth)) if record else None
-    statistics = chain.statistics if isinstance(chain, GenericChain) else None
-    recorder = adjoint
-    if isinstance(chain, GenericChain) and statistics is not None and recorder is None:
-        recorder = Noting(chain)
+    recorder, statistics = adjoint, plain.statistics
+    if statistics is not None and recorder is None:
+        recorder = Noting(plain)
     packed = chain.pack(u0)
     if adjoint is not None:
         adjoint.like = packed
@@ -219,13 +220,13 @@ def _solved(call: _Call, tensors: Sequence[Tensor], record: bool, signs: Signs |
     if placement is not None:
         ends = placement.ends(reverse=False)[1], body.group.size - 1
         solution.end = hand_over(body.group, solution.end, *ends)
-    return _Solved(solution, chain, adjoint, statistics)
+    return _Solved(solution, plain, chain, adjoint, statistics)
 
 
 class _Propagate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> State:
-        end, ctx.chain, ctx.adjoint = _forward(call, tensors, record=True)
+        end, ctx.solved = _forward(call, tensors, record=True)
         end = tuple(a.clone() for a in end)  # the next module may change it in place
         ctx.call = call
         device = tensors[0].device.type
@@ -246,13 +247,13 @@ class _Propagate(torch.autograd.Function):
                 "the layer-parallel gradient cannot be differentiated again (create_graph=True); "
                 "use net.to_serial() for second derivatives"
             )
-        call, adjoint = ctx.call, ctx.adjoint
+        call, chain, adjoint = ctx.call, ctx.solved.chain, ctx.solved.adjoint
         adjoint.keep = _graph_is_kept()
         parts = call.parts
         device, enabled, dtype = ctx.autocast
         with torch.autocast(device, dtype=dtype, enabled=enabled), uncached():
-            packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
-            placement, group = ctx.chain.placement, call.body.group
+            packed = chain.pack(tuple(g.contiguous() for g in outgoing))
+            placement, group = chain.placement, call.body.group
             if placement is not None:
                 packed = hand_over(group, packed, group.size - 1, placement.ends(reverse=True)[0])
             solver, guess = call.solver.adjoint.adjoint, None
@@ -262,11 +263,11 @@ class _Propagate(torch.autograd.Function):
         if call.guess is not None:
             call.guess.adjoint = _left(solver, solution)
         call.report("adjoint", solution)
-        start = ctx.chain.unpack(solution.end, tensors[:parts])
-        gradients = call.body.unbind(adjoint.gradients(), ctx.chain)
+        start = chain.unpack(solution.end, tensors[:parts])
+        gradients = call.body.unbind(adjoint.gradients(), ctx.solved.plain)
         if not adjoint.keep:
             adjoint.free()
-            ctx.adjoint = ctx.chain = None
+            ctx.solved = None
         nothings = [torch.zeros_like(t) for t in call.body.nothings()]
         found = [gradients.get(k) for k in range(len(tensors) - parts - len(nothings))]
         return (None, *start, *found, *nothings)

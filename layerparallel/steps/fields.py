@@ -69,6 +69,12 @@ class Manner:
 PLAINLY = Manner()
 
 
+def buffers(module: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Buffers of real numbers, by name, that are not among `names`."""
+    known = set(names)
+    return {name: a for name, a in module.named_buffers() if name not in known and a.is_floating_point()}
+
+
 @dataclass(frozen=True)
 class At:
     """Which steps are evaluated.
@@ -164,12 +170,33 @@ class Stacked:
     ):
         self.template, self.names, self.held, self.manner = template, tuple(names), tuple(held), manner
         self.timed, self.indexed, self.unlike = manner.takes_time(template), manner.watched, False
+        self.compiled = compiled
         self.watched = Watched(template, manner) if manner.watched else None
         self._attention = has_attention(template)
         self._batched = vmap(self._single, in_dims=(0, 0, None, 0 if self.timed else None))
         self._alone = self._single
         if compiled:
             self._batched, self._alone = compiled_step(self._batched), compiled_step(self._single)
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All modules inside."""
+        return tuple(self.template.modules())
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], ...]:
+        """Where their code begins."""
+        return tuple(module.forward for module in self.modules)
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Numbers that the template holds, by name, besides those that are stacked."""
+        return buffers(self.template, self.names)
+
+    def holding(self) -> Stacked:
+        """The same with its buffers behind what is held."""
+        held = (*self.held, *self.buffers)
+        return Stacked(self.template, self.names, held, self.compiled, self.manner)
 
     def _single(
         self, u: State, own: tuple[Tensor, ...], shared: tuple[Tensor, ...], t: Tensor | None
@@ -215,9 +242,30 @@ class Tied:
     ):
         self.module, self.names, self.folds, self.manner = module, tuple(names), folds, manner
         self.timed, self.indexed = manner.takes_time(module), manner.watched
+        self.compiled = compiled
         self.watched = Watched(module, manner) if manner.watched else None
         self._attention = has_attention(module)
         self._folded = compiled_step(self._call) if compiled else self._call
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All modules inside."""
+        return tuple(self.module.modules())
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], ...]:
+        """Where their code begins."""
+        return tuple(module.forward for module in self.modules)
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Numbers that the module holds, by name."""
+        return buffers(self.module, self.names)
+
+    def holding(self) -> Tied:
+        """The same with its buffers behind its parameters."""
+        names = (*self.names, *self.buffers)
+        return Tied(self.module, names, self.compiled, self.folds, self.manner)
 
     def _call(
         self, u: State, inputs: tuple[Tensor, ...], shared: Sequence[Tensor], t: Tensor | None
@@ -249,11 +297,22 @@ class Tied:
 class Function:
     """A plain function ``step(u, t, dt)``, which is a whole step, not a residual."""
 
-    indexed = unlike = False
+    indexed = unlike = compiled = False
     timed = True
+    modules: tuple[nn.Module, ...] = ()
+    buffers: dict[str, Tensor] = {}
 
     def __init__(self, step: Callable[..., object], manner: Manner = PLAINLY):
         self.step, self.manner = step, manner
+
+    def holding(self) -> Function:
+        """Itself: it has no buffers."""
+        return self
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], ...]:
+        """Where its code begins."""
+        return (self.step,)
 
     def whole_step(self, u: State, t: Tensor, dt: float) -> State:
         """I steps at once: u of shape (I, ...), t of shape (I,)."""

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from ...chains.chain import Chain
 from ...chains.closed import closed_form
+from ...chains.generic import GenericChain
+from ...chains.loops import Loops
+from ...chains.native import native
 from ...chains.placement import Placement
 from ...chains.workspace import Workspace
 from ...group.base import ALONE, Group
@@ -81,7 +84,7 @@ class Body(nn.Module):
         self.driven = False
         self.group: Group = ALONE
         self._blocks: Blocks | None = None
-        self.workspace = Workspace(KEPT_BYTES)
+        self.workspace, self.loops = Workspace(KEPT_BYTES), Loops()
         self.timed = True
         """Modules whose forward has an argument t are given the time."""
         self.habits, self.known = Habits(), False
@@ -163,14 +166,22 @@ class Body(nn.Module):
         tensors: Sequence[Tensor],
         placement: Placement | None = None,
         carried: Carried = NOTHING,
-    ) -> Chain:
+    ) -> GenericChain:
         """The chain of these tensors, inputs per step in front of those of `tensors`.
 
         On a layer group the inputs are those of the first rank, of which the others give no rows.
         """
         raise NotImplementedError
 
-    def unbind(self, gradients: dict[int, Tensor], chain: Chain) -> dict[int, Tensor]:
+    def fastest(self, chain: GenericChain, like: State) -> Chain:
+        """The same chain by the fastest way there is: in native loops, in closed form, or as it is.
+
+        Args:
+            like: a state, each part (samples, ...).
+        """
+        return native(chain, self.loops, like, self.workspace)
+
+    def unbind(self, gradients: dict[int, Tensor], chain: GenericChain) -> dict[int, Tensor]:
         """Gradients of what `bind` made `chain` of, by place, from those of the chain's own tensors."""
         return gradients
 

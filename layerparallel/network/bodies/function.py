@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ...chains.chain import Chain
 from ...chains.generic import GenericChain
 from ...chains.placement import Placement
 from ...group.base import Group
@@ -38,7 +37,7 @@ class FunctionBody(Body):
         tensors: Sequence[Tensor],
         placement: Placement | None = None,
         carried: Carried = NOTHING,
-    ) -> Chain:
+    ) -> GenericChain:
         steps = self.depth if placement is None else len(placement.mine)
         field = Function(self.step, self.habits.manner(True, carried))
         return GenericChain(field, None, (), (), steps, self.h, placement=placement)

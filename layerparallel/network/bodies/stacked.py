@@ -126,7 +126,7 @@ class StackedBody(Body):
         tensors: Sequence[Tensor],
         placement: Placement | None = None,
         carried: Carried = NOTHING,
-    ) -> Chain:
+    ) -> GenericChain:
         frozen, habits = self._frozen(), self.habits
         own, others = tuple(tensors[: len(self.names)]), tuple(tensors[len(self.names) :])
         if placement is not None:
@@ -135,10 +135,6 @@ class StackedBody(Body):
             wanted = [t.requires_grad for t in own]
             own = tuple(m.detach().requires_grad_(w) for m, w in zip(moved, wanted, strict=False))
             frozen = dict(zip(frozen, moved[len(own) :], strict=True))
-        parameters = dict(zip(self.names, own, strict=True))
-        closed = None if carried.parts else closed_chain(self.layer, parameters, self, placement)
-        if closed is not None:
-            return closed
         names, held, manner = (*self.names, *frozen), self.held, habits.manner(self.timed, carried)
         return GenericChain(
             self._field(
@@ -157,10 +153,16 @@ class StackedBody(Body):
             placement=placement,
         )
 
-    def unbind(self, gradients: dict[int, Tensor], chain: Chain) -> dict[int, Tensor]:
-        if isinstance(chain, GenericChain):  # running statistics stand before what is held
-            frozen = len(chain.own) - len(self.names)
-            gradients = {k if k < len(self.names) else k - frozen: g for k, g in gradients.items()}
+    def fastest(self, chain: GenericChain, like: State) -> Chain:
+        found = super().fastest(chain, like)
+        if found is not chain or chain.field.manner.carried.parts:
+            return found
+        parameters = dict(zip(self.names, chain.own, strict=False))
+        return closed_chain(self.layer, parameters, self, chain.placement) or chain
+
+    def unbind(self, gradients: dict[int, Tensor], chain: GenericChain) -> dict[int, Tensor]:
+        frozen = len(chain.own) - len(self.names)  # running statistics stand before what is held
+        gradients = {k if k < len(self.names) else k - frozen: g for k, g in gradients.items()}
         placement = chain.placement
         if placement is None or placement.finest == self.blocks:
             return gradients

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...chains.chain import Chain
 from ...chains.generic import GenericChain
 from ...chains.placement import Placement
 from ...steps.contents import contents
@@ -45,7 +44,7 @@ class TiedBody(Body):
         tensors: Sequence[Tensor],
         placement: Placement | None = None,
         carried: Carried = NOTHING,
-    ) -> Chain:
+    ) -> GenericChain:
         names = self.names
         inputs = tuple(tensors[: len(tensors) - len(names)])
         for x in inputs:
@@ -83,12 +82,11 @@ class TiedBody(Body):
         behind = range(self.depth, self.depth)
         return [range(self.depth), *[behind] * (self.group.size - 1)]
 
-    def unbind(self, gradients: dict[int, Tensor], chain: Chain) -> dict[int, Tensor]:
+    def unbind(self, gradients: dict[int, Tensor], chain: GenericChain) -> dict[int, Tensor]:
         """The gradients of all ranks are added: every rank has the parameters."""
         placement = chain.placement
         if placement is None:
             return gradients
-        assert isinstance(chain, GenericChain)
         rows = len(placement.mine)
         found = {}
         own = chain.own

@@ -8,7 +8,6 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ...chains.chain import Chain
 from ...chains.generic import GenericChain
 from ...chains.placement import Placement
 from ...group.base import Group
@@ -88,7 +87,7 @@ class UnlikeBody(Body):
         tensors: Sequence[Tensor],
         placement: Placement | None = None,
         carried: Carried = NOTHING,
-    ) -> Chain:
+    ) -> GenericChain:
         habits, attention = self.habits, any(map(has_attention, self.every))
         field = Unlike(self.every, self.names, attention, habits.manner(False, carried))
         if placement is not None and placement.finest != self.blocks:
@@ -110,11 +109,10 @@ class UnlikeBody(Body):
             like=next((p.detach() for p in self.parameters()), None),
         )
 
-    def unbind(self, gradients: dict[int, Tensor], chain: Chain) -> dict[int, Tensor]:
+    def unbind(self, gradients: dict[int, Tensor], chain: GenericChain) -> dict[int, Tensor]:
         placement = chain.placement
         if placement is None or placement.finest == self.blocks:
             return gradients
-        assert isinstance(chain, GenericChain)
         field: Unlike = chain.field
         values = {}
         for n, at in field.places.items():
