@@ -147,10 +147,13 @@ class Loops:
                 return few.chain.advance(few.u, Intervals(0, 1, 1))
 
             before = [dict(vars(m)) for m in modules]
-            if self._reads is None:
-                self._reads = Reads(modules, chain.field.functions, call)
-            else:
-                call()
+            try:
+                if self._reads is None:
+                    self._reads = Reads(modules, chain.field.functions, call)
+                else:
+                    call()
+            except Exception as error:
+                raise UnsupportedError(f"it refuses {SAMPLES} samples ({error})") from error
             if any(
                 vars(m).keys() != b.keys() or any(vars(m)[k] is not b[k] for k in b)
                 for m, b in zip(modules, before, strict=True)
@@ -167,7 +170,7 @@ def own_of(chain: GenericChain) -> tuple[Tensor, ...]:
     """What every step has of its own, as a loop takes it; inputs of s layers one by one."""
     found = [p.detach() for p in chain.selected_own]
     if isinstance(chain.field, Tied):
-        return tuple(x.select(1, j) for x in found for j in range(x.shape[1]))
+        found = [x.select(1, j) for x in found for j in range(x.shape[1])]
     return tuple(p if p.shape[0] == 0 or p[0].is_contiguous() else p.contiguous() for p in found)
 
 

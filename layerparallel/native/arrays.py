@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .program import SAMPLE, Constant, Dot, Gather, Map, Reduce, Value, View
 
-FEW = 256
+FEW = 16
 """Elements of a product over samples up to which every lane has a sum of its own."""
 
 

@@ -45,6 +45,7 @@ def source(walks: Walks, target: Target) -> str:
         f"#define REAL {'float' if single else 'double'}",
         f"#define VB {target.vector}",
         f"#define T {target.tile}",
+        *_transpose(target.vector // walks.program.dtype.itemsize),
         '#include "lanes.h"',
         _struct(walks),
     ]
@@ -57,6 +58,22 @@ def source(walks: Walks, target: Target) -> str:
     ]
     text = "\n".join([*head, *tables, *body])
     return text
+
+
+def _transpose(lanes: int) -> list[str]:
+    """A macro that turns W vectors of W lanes: blocks off the diagonal change places, ever larger ones."""
+    lines = ["#define TRANSPOSE(x)"]
+    size = 1
+    while size < lanes:
+        low = [k if not k & size else lanes + k - size for k in range(lanes)]
+        high = [k + size if not k & size else lanes + k for k in range(lanes)]
+        for r in range(lanes):
+            if not r & size:
+                pair = f"x[{r}], x[{r + size}]"
+                first, second = (f"SHUFFLE({pair}, {', '.join(map(str, p))})" for p in (low, high))
+                lines.append(f"{{ V a = {first}, b = {second}; x[{r}] = a; x[{r + size}] = b; }}")
+        size *= 2
+    return [" \\\n".join(lines)]
 
 
 def headers() -> dict[str, str]:

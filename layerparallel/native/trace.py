@@ -32,7 +32,7 @@ class Example:
         shared: what all steps have in common.
         per_sample: whether `own` are inputs, which samples have of their own.
         times: the shape of the time argument.
-        wanted: which of `own` and `shared` get a gradient.
+        wanted: which of `own` and `shared` get a gradient; all if None.
     """
 
     u: tuple[Tensor, ...]
@@ -40,7 +40,7 @@ class Example:
     shared: tuple[Tensor, ...]
     per_sample: bool = False
     times: tuple[int, ...] = (1,)
-    wanted: tuple[bool, ...] = ()
+    wanted: tuple[bool, ...] | None = None
 
 
 def trace(step: Step, example: Example) -> Program:
@@ -74,7 +74,8 @@ def _graph(step: Step, example: Example) -> torch.fx.GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     counts = len(example.u), len(example.own), len(example.shared)
-    wanted = (*(True for _ in example.u), *example.wanted)
+    given = len(example.own) + len(example.shared)
+    wanted = (*(True for _ in example.u), *(example.wanted or [True] * given))
 
     def joint(*given: Tensor) -> list[Tensor | None]:
         every = [a.detach().requires_grad_(w) for a, w in zip(given, wanted, strict=False)]

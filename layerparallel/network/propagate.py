@@ -205,7 +205,8 @@ def _solved(call: _Call, tensors: Sequence[Tensor], record: bool, signs: Signs |
     placement = body.placement(interval_length(call.solver, body.depth))
     given = tensors[call.parts : len(tensors) - len(body.nothings())]
     plain = body.bind(given, placement, call.carried)
-    chain = body.fastest(plain, u0)
+    with uncached():
+        chain = body.fastest(plain, u0)
     solver = call.solver.forward.forward
     adjoint = chain.linearise(solver.groups(body.depth)) if record else None
     recorder, statistics = adjoint, plain.statistics

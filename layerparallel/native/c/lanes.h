@@ -1,6 +1,6 @@
 /* Vectors of samples: every value is an array of V, one lane a sample, T vectors a tile.
  *
- * Defined before this file is read: REAL (float or double), VB (bytes of a vector), T.
+ * Defined before this file is read: REAL (float or double), VB (bytes of a vector), T, TRANSPOSE.
  */
 #include <math.h>
 #include <stdint.h>
@@ -95,6 +95,14 @@ INLINE M f_xor(M a, M b) { return a ^ b; }
 INLINE M f_not(M a) { return ~a; }
 INLINE V f_where(M m, V a, V b) { return pick(m, a, b); }
 
+/* two vectors' lanes, in the order of the numbers that follow */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (M){__VA_ARGS__})
+#endif
+INLINE void transpose(V *x) { TRANSPOSE(x) }
+
 #if IS_FLOAT
 #include "functions.h"
 #else
@@ -104,12 +112,22 @@ INLINE V f_sigmoid(V a) { return (real)1 / ((real)1 + f_exp(-a)); }
 
 /* ---- between memory, a sample after the other, and tiles ---- */
 
+typedef real U __attribute__((vector_size(VB), may_alias, aligned(sizeof(real))));
+
 INLINE void load_tile(V *restrict x, const real *restrict a, int64_t from, int64_t batch, int64_t size) {
   real *to = (real *)x;
-  if (from + L <= batch)
-    for (int64_t i = 0; i < size; i++)
+  if (from + L <= batch) {
+    int64_t i = 0;
+    for (; i + W <= size; i += W)
+      for (int t = 0; t < T; t++) {
+        V rows[W];
+        for (int r = 0; r < W; r++) rows[r] = *(const U *)(a + (from + t * W + r) * size + i);
+        transpose(rows);
+        for (int r = 0; r < W; r++) x[(i + r) * T + t] = rows[r];
+      }
+    for (; i < size; i++)
       for (int l = 0; l < L; l++) to[i * L + l] = a[(from + l) * size + i];
-  else /* lanes without a sample repeat the last one */
+  } else /* lanes without a sample repeat the last one */
     for (int64_t i = 0; i < size; i++)
       for (int l = 0; l < L; l++) {
         int64_t s = from + l < batch ? from + l : batch - 1;
@@ -119,9 +137,17 @@ INLINE void load_tile(V *restrict x, const real *restrict a, int64_t from, int64
 
 INLINE void store_tile(real *restrict a, const V *restrict x, int64_t from, int64_t batch, int64_t size) {
   const real *values = (const real *)x;
-  int64_t lanes = from + L <= batch ? L : batch - from;
-  for (int64_t l = 0; l < lanes; l++)
-    for (int64_t i = 0; i < size; i++) a[(from + l) * size + i] = values[i * L + l];
+  int64_t lanes = from + L <= batch ? L : batch - from, i = 0;
+  if (lanes == L)
+    for (; i + W <= size; i += W)
+      for (int t = 0; t < T; t++) {
+        V rows[W];
+        for (int r = 0; r < W; r++) rows[r] = x[(i + r) * T + t];
+        transpose(rows);
+        for (int r = 0; r < W; r++) *(U *)(a + (from + t * W + r) * size + i) = rows[r];
+      }
+  for (; i < size; i++)
+    for (int64_t l = 0; l < lanes; l++) a[(from + l) * size + i] = values[i * L + l];
 }
 
 /* x + a, x - a, of the samples there are; in the others nothing is added */
@@ -240,11 +266,15 @@ INLINE void outer(V *restrict acc, const V *restrict a, int sa, const V *restric
   }
 TURNED(1) TURNED(8)
 
+/* rows of samples: out[l QP + q] = b[q sb][l], and 0 for q >= Q */
 INLINE void turn(real *restrict out, const V *restrict b, int sb, int Q, int QP) {
-  for (int l = 0; l < L; l++) {
-    for (int q = 0; q < Q; q++) out[l * QP + q] = ((const real *)b)[q * sb * L + l];
-    for (int q = Q; q < QP; q++) out[l * QP + q] = 0;
-  }
+  for (int q = 0; q < QP; q += W)
+    for (int t = 0; t < T; t++) {
+      V x[W];
+      for (int r = 0; r < W; r++) x[r] = q + r < Q ? b[(q + r) * sb * T + t] : (V){0};
+      transpose(x);
+      for (int r = 0; r < W; r++) *(V *)(out + (t * W + r) * QP + q) = x[r];
+    }
 }
 
 INLINE void wide_outer(real *restrict acc, const V *restrict a, int sa, const real *restrict b, int P, int QP) {
