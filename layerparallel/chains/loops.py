@@ -129,6 +129,8 @@ class Loops:
             ),
             tuple(p.requires_grad for p in (*chain.own, *chain.shared)),
         )
+        if chain.span == 1 and any(getattr(m, hooks) for m in chain.field.modules for hooks in HOOKS):
+            return "its modules have hooks"
         if which not in self._found:
             try:
                 self._found[which] = self._made(chain, shapes, dtype, baked)
@@ -137,9 +139,7 @@ class Loops:
         return self._found[which]
 
     def _made(self, chain: GenericChain, shapes: Shapes, dtype: torch.dtype, baked: bool) -> Loop:
-        modules = list(chain.field.modules)
-        if any(len(getattr(m, hooks)) for m in modules for hooks in HOOKS):
-            raise UnsupportedError("its modules have hooks")
+        modules = chain.field.modules
         few = small(chain, shapes, dtype)
         with torch.no_grad():
 
@@ -147,13 +147,10 @@ class Loops:
                 return few.chain.advance(few.u, Intervals(0, 1, 1))
 
             before = [dict(vars(m)) for m in modules]
-            try:
-                if self._reads is None:
-                    self._reads = Reads(modules, chain.field.functions, call)
-                else:
-                    call()
-            except Exception as error:
-                raise UnsupportedError(f"it refuses {SAMPLES} samples ({error})") from error
+            if self._reads is None:
+                self._reads = Reads(modules, chain.field.functions, call)
+            if self._reads.refusal is not None:
+                raise UnsupportedError(f"it refuses {SAMPLES} samples ({self._reads.refusal})")
             if any(
                 vars(m).keys() != b.keys() or any(vars(m)[k] is not b[k] for k in b)
                 for m, b in zip(modules, before, strict=True)

@@ -97,7 +97,7 @@ def _struct(walks: Walks) -> str:
     many = {
         **{name: max(counts["own"], 1) for name in ("own", "own_step", "own_gradient")},
         **{name: max(counts["shared"], 1) for name in ("shared", "shared_gradient")},
-        **{name: parts for name in ("start", "end", "onto", "rhs", "less", "into")},
+        **dict.fromkeys(("start", "end", "onto", "rhs", "less", "into"), parts),
     }
     numbers = {"count", "length", "walked", "batch", "collect", "own_step"}
     lines = ["typedef struct {"]

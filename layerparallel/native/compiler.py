@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -21,7 +22,7 @@ from pathlib import Path
 from .code import headers
 
 FLAGS = (
-    *("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-w"),
+    *("-O2", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-w"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
 )
 SECONDS = 120
@@ -48,13 +49,15 @@ def compiler() -> str:
     raise CompilerError("no C compiler was found; install gcc or clang, or set CC to one")
 
 
+def flags() -> list[str]:
+    """What the compiler is called with: ours, and those of $CFLAGS behind them."""
+    return [*FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))]
+
+
 @cache
-def _identity() -> bytes:
-    """What code depends on beside its source: compiler, its version, flags, processor."""
-    path = compiler()
-    said = _run([path, "--version"], 20).stdout
-    flags = _run([path, *FLAGS, "-Q", "--help=target"], 20).stdout if "gcc" in said.lower() else ""
-    return "\n".join([path, said, " ".join(FLAGS), _processor(), flags]).encode()
+def _identity(path: str) -> str:
+    """The compiler's version, and the processor."""
+    return "\n".join([path, _run([path, "--version"], 20).stdout, _processor()])
 
 
 def _processor() -> str:
@@ -99,7 +102,8 @@ def compiled(source: str) -> ctypes.CDLL:
         CompilerError: the compiler fails, takes too long, or writes what cannot be loaded.
     """
     texts = headers()
-    key = hashlib.sha256("\0".join([source, *texts.values()]).encode() + _identity()).hexdigest()[:32]
+    parts = [source, *texts.values(), *flags(), _identity(compiler())]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     path = folder() / f"{key}.so"
     if not path.exists():
         _compile(source, texts, path)
@@ -117,12 +121,15 @@ def _compile(source: str, texts: dict[str, str], path: Path) -> None:
         for file, text in {**texts, "loop.c": source}.items():
             (scratch / file).write_text(text)
         done = _run(
-            [compiler(), *FLAGS, "-o", str(scratch / "loop.so"), str(scratch / "loop.c"), "-lm"], SECONDS
+            [compiler(), *flags(), "-o", str(scratch / "loop.so"), str(scratch / "loop.c"), "-lm"],
+            SECONDS,
         )
         if done.returncode:
             raise CompilerError(
                 f"{compiler()} failed with {done.returncode}: {done.stderr.strip()[:300]}"
             )
+        if not (scratch / "loop.so").exists():
+            raise CompilerError(f"{compiler()} wrote no file")
         os.replace(scratch / "loop.so", path)
     seconds = time.monotonic() - began
     if seconds > SHOWN:

@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FURTHER = """native_layer_norm native_group_norm gelu _softmax _log_softmax elu leaky_relu hardtanh
-hardswish softplus mish silu lerp baddbmm addmv addr mean var_mean var std _fused_rms_norm rsub
-split_with_sizes addcmul addcdiv square glu logit xlogy hardsigmoid logsumexp""".split()
+_FURTHER = ["native_layer_norm", "native_group_norm", "gelu", "_softmax", "_log_softmax", "elu", "leaky_relu", "hardtanh", "hardswish", "softplus", "mish", "silu", "lerp", "baddbmm", "addmv", "addr", "mean", "var_mean", "var", "std", "_fused_rms_norm", "rsub", "split_with_sizes", "addcmul", "addcdiv", "square", "glu", "logit", "xlogy", "hardsigmoid", "logsumexp"]
 
-_KEPT = "addmm select_scatter slice_scatter index_put _unsafe_index_put constant_pad_nd".split()
+_KEPT = ["addmm", "select_scatter", "slice_scatter", "index_put", "_unsafe_index_put", "constant_pad_nd"]
 """What the list has itself."""
 
 

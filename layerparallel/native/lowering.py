@@ -30,12 +30,9 @@ def lowers(*names: str) -> Callable[[Lower], Lower]:
 
 # ---- functions of single elements ---------------------------------------------------------------
 
-_UNARY = (
-    "neg abs sign exp expm1 log log1p log2 log10 sqrt rsqrt reciprocal sin cos tan sinh cosh tanh asin "
-    "acos atan asinh acosh atanh sigmoid erf erfc relu floor ceil round trunc exp2"
-).split()
-_BINARY = "mul div maximum minimum atan2 fmod copysign hypot".split()
-_COMPARISONS = "gt ge lt le eq ne".split()
+_UNARY = ["neg", "abs", "sign", "exp", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "sigmoid", "erf", "erfc", "relu", "floor", "ceil", "round", "trunc", "exp2"]
+_BINARY = ["mul", "div", "maximum", "minimum", "atan2", "fmod", "copysign", "hypot"]
+_COMPARISONS = ["gt", "ge", "lt", "le", "eq", "ne"]
 _LOGICAL = {"and": "and", "or": "or", "xor": "xor"}
 
 
@@ -157,9 +154,7 @@ def _clamp_max(b: Builder, a: View, high: float) -> View:
 
 # ---- views: the operation itself, done with the places of elements ------------------------------
 
-_MOVES = """alias view _unsafe_view reshape permute t transpose.int expand unsqueeze squeeze squeeze.dim
-squeeze.dims slice.Tensor select.int clone as_strided detach lift_fresh_copy flip roll diagonal unfold
-repeat detach_ contiguous movedim.int index_select _reshape_alias view_copy""".split()
+_MOVES = ["alias", "view", "_unsafe_view", "reshape", "permute", "t", "transpose.int", "expand", "unsqueeze", "squeeze", "squeeze.dim", "squeeze.dims", "slice.Tensor", "select.int", "clone", "as_strided", "detach", "lift_fresh_copy", "flip", "roll", "diagonal", "unfold", "repeat", "detach_", "contiguous", "movedim.int", "index_select", "_reshape_alias", "view_copy"]
 
 
 def _is_number(dtype: torch.dtype | None) -> bool:

@@ -38,6 +38,9 @@ class Reads:
         modules: whose attributes a step may read.
         functions: where its code begins: forwards, or a step function.
         call: evaluates the step once.
+
+    Attributes:
+        refusal: what `call` has raised.
     """
 
     def __init__(
@@ -54,7 +57,8 @@ class Reads:
             self._module(module)
         for function in functions:
             self._function(function)
-        for scope, names in _frames(call):
+        scopes, self.refusal = _frames(call)
+        for scope, names in scopes:
             for name in names:
                 if name in scope:
                     self._slot(scope, name, DEPTH)
@@ -123,8 +127,11 @@ def _outside(module: ModuleType) -> bool:
     return (getattr(module, "__file__", None) or "").startswith((_TORCH, _OURS))
 
 
-def _frames(call: Callable[[], object]) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
+def _frames(
+    call: Callable[[], object],
+) -> tuple[list[tuple[dict[str, Any], tuple[str, ...]]], Exception | None]:
     """Of every function of the user's that `call` enters: its globals, and the names in its code."""
+    refusal = None
     found: dict[CodeType, tuple[dict[str, Any], tuple[str, ...]]] = {}
 
     def watch(frame: FrameType, event: str, _: object) -> None:
@@ -136,6 +143,8 @@ def _frames(call: Callable[[], object]) -> list[tuple[dict[str, Any], tuple[str,
     sys.setprofile(watch)
     try:
         call()
+    except Exception as error:
+        refusal = error
     finally:
         sys.setprofile(before)
-    return list(found.values())
+    return list(found.values()), refusal

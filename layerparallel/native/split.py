@@ -28,7 +28,7 @@ from .program import (
 )
 
 CHEAP = frozenset(
-    "neg abs add sub mul maximum minimum relu where number and or xor not gt ge lt le eq ne sign".split()
+    ["neg", "abs", "add", "sub", "mul", "maximum", "minimum", "relu", "where", "number", "and", "or", "xor", "not", "gt", "ge", "lt", "le", "eq", "ne", "sign"]
 )
 """Functions that are computed anew sooner than kept."""
 

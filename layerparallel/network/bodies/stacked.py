@@ -154,11 +154,14 @@ class StackedBody(Body):
         )
 
     def fastest(self, chain: GenericChain, like: State) -> Chain:
-        found = super().fastest(chain, like)
-        if found is not chain or chain.field.manner.carried.parts:
-            return found
-        parameters = dict(zip(self.names, chain.own, strict=False))
-        return closed_chain(self.layer, parameters, self, chain.placement) or chain
+        def closed() -> Chain | None:
+            parameters = dict(zip(self.names, chain.own, strict=False))
+            bare = not chain.field.manner.carried.parts
+            return closed_chain(self.layer, parameters, self, chain.placement) if bare else None
+
+        users = closed() if hasattr(self.layer, "closed_chain") else None
+        found = users or super().fastest(chain, like)
+        return closed() or chain if found is chain else found
 
     def unbind(self, gradients: dict[int, Tensor], chain: GenericChain) -> dict[int, Tensor]:
         frozen = len(chain.own) - len(self.names)  # running statistics stand before what is held
