@@ -38,7 +38,23 @@ class Program(nn.Module):
     def _drawn(self, here: int, width: int) -> int:
         draw = self.draw
         kind = draw.choice(
-            ["linear", "linear", "act", "act", "norm", "gate", "cat", "softmax", "mean", "slice", "residual", "again", "reshape", "bilinear", "max"]
+            [
+                "linear",
+                "linear",
+                "act",
+                "act",
+                "norm",
+                "gate",
+                "cat",
+                "softmax",
+                "mean",
+                "slice",
+                "residual",
+                "again",
+                "reshape",
+                "bilinear",
+                "max",
+            ]
         )
         if kind == "linear":
             there = draw.randint(1, 40)

@@ -130,15 +130,25 @@ class GenericChain(Chain):
         """The layers evaluated in these steps of the whole chain."""
         return [n * self.span + int(place) for n in steps for place in self._places]
 
+    @property
+    def reach(self) -> float:
+        """The step size of this level."""
+        return self.step_size * self.span
+
     @cached_property
     def step(self) -> Step:
-        samples, h = len(self._places), self.step_size * self.span
-        return Step(self.field, self.integrator, self.operator, h, self.span, samples)
+        samples = len(self._places)
+        return Step(self.field, self.integrator, self.operator, self.reach, self.span, samples)
 
     @cached_property
     def selected_own(self) -> tuple[Tensor, ...]:
         """`own` of this level: (steps, s, ...)."""
         return self.selected if self.selected is not None else tuple(p.unsqueeze(1) for p in self.own)
+
+    def layer_times(self, dtype: torch.dtype) -> Tensor | None:
+        """The times of the layers evaluated in every step, (steps, s); None where they need none."""
+        times = self.times(Intervals(0, self.steps, 1), torch.device("cpu"))
+        return None if times is None else times[0].to(dtype).reshape(self.steps, -1).contiguous()
 
     def times(self, over: Intervals, device: torch.device) -> list[Tensor] | None:
         """For every position the times (count * s,) of the layers evaluated there."""

@@ -64,10 +64,6 @@ class Loop:
             self._kernels[goal, keep] = Kernel.of(self.program, goal, keep)
         return self._kernels[goal, keep]
 
-    def h(self, chain: GenericChain) -> float:
-        """The step size that a kernel is called with."""
-        return chain.step_size * chain.span
-
 
 @dataclass
 class Loops:
@@ -117,12 +113,12 @@ class Loops:
         if chain.span == 1 and self._reads is not None and not self._reads.same:
             self._found.clear()
             self._reads = None
-        baked = isinstance(kind, Function) or (step.integrator is block and step.h == 1)
+        baked = isinstance(kind, Function) or (step.integrator is block and chain.reach == 1)
         tensors = (*chain.selected_own, *chain.shared)
         which = (
             *(shapes, dtype, step.integrator, step.samples, kind.manner.in_place),
             (step.operator, step.span) if step.span > 1 and step.operator.kind == "picard" else None,
-            step.h if baked else None,
+            chain.reach if baked else None,
             chain.span == 1,
             tuple(
                 (p.shape[1:] if k < len(chain.own) else p.shape, p.dtype) for k, p in enumerate(tensors)
@@ -266,11 +262,8 @@ def _compare(loop: Loop, few: Few) -> None:
     right = adjoint.gradients()
     kernel = loop.kernel(SAMPLES, keep=True)
     own, shared = own_of(chain), shared_of(chain)
-    times = None
-    if chain.field.timed:
-        (t,) = chain.times(over, torch.device("cpu"))
-        times = t.to(loop.dtype).reshape(1, -1)
-    common = {"length": 1, "walked": 1, "h": loop.h(chain), "own": own, "shared": shared, "times": times}
+    times = chain.layer_times(loop.dtype)
+    common = {"length": 1, "walked": 1, "h": chain.reach, "own": own, "shared": shared, "times": times}
     tape = torch.empty(kernel.tape_shape(1, SAMPLES), dtype=loop.dtype)
     arrived, pulled = (tuple(torch.empty_like(a) for a in few.u) for _ in range(2))
     kernel("forward", start=few.u, end=arrived, tape=tape, **common)

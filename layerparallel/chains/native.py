@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,11 +46,11 @@ class NativeChain(Chain):
     workspace: Workspace
 
     @property
-    def steps(self) -> int:  # type: ignore[override]
+    def steps(self) -> int:
         return self.plain.steps
 
     @property
-    def placement(self) -> Placement | None:  # type: ignore[override]
+    def placement(self) -> Placement | None:
         return self.plain.placement
 
     @property
@@ -75,10 +76,7 @@ class NativeChain(Chain):
     @cached_property
     def times(self) -> Tensor | None:
         """Of the layers evaluated in every step, (steps, s)."""
-        if not self.plain.field.timed:
-            return None
-        (times,) = self.plain.times(Intervals(0, self.steps, 1), torch.device("cpu"))
-        return times.to(self.loop.dtype).reshape(self.steps, -1).contiguous()
+        return self.plain.layer_times(self.loop.dtype)
 
     def advance(
         self,
@@ -100,7 +98,9 @@ class NativeChain(Chain):
         over: Intervals,
         tape: Tensor | None = None,
         onto: State | None = None,
-        **arrays: State | None,
+        rhs: State | None = None,
+        into: State | None = None,
+        less: State | None = None,
     ) -> State:
         """From departures u to arrivals; with a tape, what the walk back needs is written there."""
         end = tuple(torch.empty(a.shape, dtype=a.dtype) for a in u)
@@ -108,17 +108,19 @@ class NativeChain(Chain):
             "forward",
             length=over.length,
             walked=over.walked,
-            h=self.loop.h(self.plain),
+            h=self.plain.reach,
             start=[a.contiguous() for a in u],
             end=end,
             tape=tape,
             onto=None if onto is None else [a[over.first : over.stop + 1].contiguous() for a in onto],
+            rhs=part(rhs, over),
+            into=part(into, over),
+            less=part(less, over),
             **self.given(over),
-            **{name: part(array, over) for name, array in arrays.items()},
         )
         return end
 
-    def given(self, over: Intervals) -> dict:
+    def given(self, over: Intervals) -> dict[str, Any]:
         """What a kernel is given of the steps of `over`."""
         times = self.times
         return {
@@ -201,7 +203,7 @@ class NativeAdjoint(TapedAdjoint[NativeTape]):
             "backward",
             length=over.length,
             walked=over.walked,
-            h=chain.loop.h(chain.plain),
+            h=chain.plain.reach,
             start=[a.contiguous() for a in u],
             end=end,
             tape=tape.kept,

@@ -1,4 +1,4 @@
-"""PyTorch's composite operations in terms of simpler ones, so that the list of operations stays short."""
+"""PyTorch's composite operations in terms of simpler ones: the list of operations stays short."""
 
 from __future__ import annotations
 
@@ -9,7 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FURTHER = ["native_layer_norm", "native_group_norm", "gelu", "_softmax", "_log_softmax", "elu", "leaky_relu", "hardtanh", "hardswish", "softplus", "mish", "silu", "lerp", "baddbmm", "addmv", "addr", "mean", "var_mean", "var", "std", "_fused_rms_norm", "rsub", "split_with_sizes", "addcmul", "addcdiv", "square", "glu", "logit", "xlogy", "hardsigmoid", "logsumexp"]
+_FURTHER = [
+    "native_layer_norm",
+    "native_group_norm",
+    "gelu",
+    "_softmax",
+    "_log_softmax",
+    "elu",
+    "leaky_relu",
+    "hardtanh",
+    "hardswish",
+    "softplus",
+    "mish",
+    "silu",
+    "lerp",
+    "baddbmm",
+    "addmv",
+    "addr",
+    "mean",
+    "var_mean",
+    "var",
+    "std",
+    "_fused_rms_norm",
+    "rsub",
+    "split_with_sizes",
+    "addcmul",
+    "addcdiv",
+    "square",
+    "glu",
+    "logit",
+    "xlogy",
+    "hardsigmoid",
+    "logsumexp",
+]
 
 _KEPT = ["addmm", "select_scatter", "slice_scatter", "index_put", "_unsafe_index_put", "constant_pad_nd"]
 """What the list has itself."""

@@ -11,10 +11,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .code import CALL_FIELDS, Target, record, source
+from .code import CALL_FIELDS, Target, source
 from .compiler import compiled
 from .program import Input, Program
 from .split import Walks, is_zero, part
+from .walking import record
 
 State = tuple[Tensor, ...]
 
@@ -118,15 +119,18 @@ class Kernel:
         own_gradient: Sequence[Tensor | None] = (),
         shared_gradient: Sequence[Tensor | None] = (),
         collect: bool = False,
-        **arrays: Sequence[Tensor] | None,
+        onto: Sequence[Tensor] | None = None,
+        rhs: Sequence[Tensor] | None = None,
+        less: Sequence[Tensor] | None = None,
+        into: Sequence[Tensor] | None = None,
     ) -> None:
         """Walks; all tensors are contiguous.
 
         Args:
             name: "forward" or "backward".
-            start, end: parts of the state at the intervals' departures and arrivals, (count, batch, ...).
+            start, end: parts of the state where the intervals depart and arrive, (count, batch, ...).
             own: (steps, ...) from the first step on.
-            arrays: `onto`, `rhs`, `less`, `into`: parts of arrays of states, from the first state on.
+            onto, rhs, less, into: parts of arrays of states, from the first on; see `Chain.advance`.
         """
         call = self._struct()
         count, batch = start[0].shape[:2]
@@ -136,7 +140,8 @@ class Kernel:
             call.own[k], call.own_step[k] = a.data_ptr(), a.stride(0)
         for k, a in enumerate(shared):
             call.shared[k] = a.data_ptr()
-        for field, tensors in (("start", start), ("end", end), *arrays.items()):
+        arrays = {"start": start, "end": end, "onto": onto, "rhs": rhs, "less": less, "into": into}
+        for field, tensors in arrays.items():
             for k, a in enumerate(tensors or ()):
                 getattr(call, field)[k] = a.data_ptr()
         for field, gradients in (("own_gradient", own_gradient), ("shared_gradient", shared_gradient)):

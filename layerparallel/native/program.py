@@ -1,7 +1,7 @@
 """The list of operations that a step is traced into, for one sample; no emitter is known here.
 
-A `Value` is a flat array of numbers. Every operation reads `View`s of earlier values: which element stands
-where. So permutations, slices and broadcasts cost nothing and need no operation.
+A `Value` is a flat array of numbers. Every operation reads `View`s of earlier values: which element
+stands where. So permutations, slices and broadcasts cost nothing and need no operation.
 """
 
 from __future__ import annotations

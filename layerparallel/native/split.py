@@ -28,7 +28,29 @@ from .program import (
 )
 
 CHEAP = frozenset(
-    ["neg", "abs", "add", "sub", "mul", "maximum", "minimum", "relu", "where", "number", "and", "or", "xor", "not", "gt", "ge", "lt", "le", "eq", "ne", "sign"]
+    [
+        "neg",
+        "abs",
+        "add",
+        "sub",
+        "mul",
+        "maximum",
+        "minimum",
+        "relu",
+        "where",
+        "number",
+        "and",
+        "or",
+        "xor",
+        "not",
+        "gt",
+        "ge",
+        "lt",
+        "le",
+        "eq",
+        "ne",
+        "sign",
+    ]
 )
 """Functions that are computed anew sooner than kept."""
 
@@ -39,8 +61,8 @@ class Walks:
 
     Args:
         saved: values of every sample that go from the walk forward to the walk back; the state first.
-        summed: gradients, by role and place: sums over samples of a step, or of all steps where the level
-            is CALL; of inputs that samples have of their own, of one sample.
+        summed: gradients, by role and place: sums over samples of a step, or of all steps where the
+            level is CALL; of inputs that samples have of their own, of one sample.
     """
 
     program: Program
@@ -60,7 +82,7 @@ def part(program: Program, keep: bool) -> Walks:
     main = reached([*program.ends, *program.adjoint])
     summed = {}
     for (role, place), view in program.gradients.items():
-        per_sample = next(v.op for v in program.inputs if _is(v, role, place)).per_sample
+        per_sample = any(_is(v, role, place) and v.level == SAMPLE for v in program.inputs)
         summed[role, place] = view if per_sample else _summed(b, view, role, main)
     back = reached([*program.adjoint, *summed.values()])
     pulled = _pulled(back)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.node import map_aggregate
 
 from .decompositions import decompositions
 from .lowering import UnsupportedError, lowered
@@ -114,24 +115,23 @@ def _graph(step: Step, example: Example) -> torch.fx.GraphModule:
 
 def _program(graph: torch.fx.GraphModule, example: Example) -> Program:
     b = Builder()
-    places: list[tuple[Role, int, Tensor]] = []
-    places += [("state", k, a) for k, a in enumerate(example.u)]
-    places += [("own", k, a) for k, a in enumerate(example.own)]
-    places += [("shared", k, a) for k, a in enumerate(example.shared)]
-    places += [("h", 0, torch.empty(())), ("t", 0, torch.empty(example.times))]
-    places += [("adjoint", k, a) for k, a in enumerate(example.u)]
+    given: list[tuple[Role, Sequence[Tensor]]] = [
+        *(("state", example.u), ("own", example.own), ("shared", example.shared)),
+        *(("h", [torch.empty(())]), ("t", [torch.empty(example.times)]), ("adjoint", example.u)),
+    ]
     inputs, views = [], []
-    for role, place, like in places:
-        per_sample = role in ("state", "adjoint") or (role == "own" and example.per_sample)
-        view = b.value(Input(role, place, per_sample), like.numel())
-        inputs.append(view.value)
-        views.append(View(view.value, view.index.reshape(like.shape)))
-    given = iter(views)
+    for role, tensors in given:
+        for place, like in enumerate(tensors):
+            per_sample = role in ("state", "adjoint") or (role == "own" and example.per_sample)
+            view = b.value(Input(role, place, per_sample), like.numel())
+            inputs.append(view.value)
+            views.append(View(view.value, view.index.reshape(like.shape)))
+    ready = iter(views)
     known: dict[torch.fx.Node, Any] = {}
     outputs: Sequence[Any] = ()
     for node in graph.graph.nodes:
         if node.op == "placeholder":
-            known[node] = next(given)
+            known[node] = next(ready)
         elif node.op == "get_attr":
             known[node] = _held(b, operator.attrgetter(node.target)(graph))
         elif node.op == "output":
@@ -159,9 +159,11 @@ def _one(b: Builder, node: torch.fx.Node, args: Any, kw: dict[str, Any]) -> Any:
         found = node.target(*args, **kw)  # type: ignore[operator]
         return b.numbers(found) if isinstance(found, Tensor) and found.is_floating_point() else found
     if not str(node.target).startswith(INDEXED):
-        args, kw = torch.fx.node.map_aggregate(
-            (args, kw), lambda a: b.numbers(a) if isinstance(a, Tensor) else a
-        )
+
+        def constant(a: Any) -> Any:
+            return b.numbers(a) if isinstance(a, Tensor) else a
+
+        args, kw = map_aggregate((args, kw), constant)
     return lowered(b, node.target, args, kw)
 
 
@@ -187,9 +189,9 @@ def _written(outputs: tuple[Any, ...], inputs: list[Value], example: Example) ->
     ends, adjoint, rest = outputs[:parts], outputs[parts : 2 * parts], outputs[2 * parts :]
     if not all(isinstance(a, View) for a in ends):
         raise UnsupportedError("its value does not depend on the state")
-    names: list[tuple[Role, int]] = [("own", k) for k in range(len(example.own))]
-    names += [("shared", k) for k in range(len(example.shared))]
-    gradients = {name: g for name, g in zip(names, rest, strict=True) if g is not None}
+    own: list[tuple[Role, int]] = [("own", k) for k in range(len(example.own))]
+    shared: list[tuple[Role, int]] = [("shared", k) for k in range(len(example.shared))]
+    gradients = {name: g for name, g in zip([*own, *shared], rest, strict=True) if g is not None}
     zero = Builder().constant(0.0)
     pulled = tuple(
         a if a is not None else View(zero.value, zero.index.expand(u.shape))

@@ -6,8 +6,9 @@ the parameters (I, ...) of those steps, `shared` those that all steps have in co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -300,7 +301,7 @@ class Function:
     indexed = unlike = compiled = False
     timed = True
     modules: tuple[nn.Module, ...] = ()
-    buffers: dict[str, Tensor] = {}
+    buffers: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, step: Callable[..., object], manner: Manner = PLAINLY):
         self.step, self.manner = step, manner
@@ -314,7 +315,7 @@ class Function:
         """Where its code begins."""
         return (self.step,)
 
-    def whole_step(self, u: State, t: Tensor, dt: float) -> State:
+    def whole_step(self, u: State, t: Tensor, dt: Any) -> State:
         """I steps at once: u of shape (I, ...), t of shape (I,)."""
 
         def single(v: State, s: Tensor) -> State:

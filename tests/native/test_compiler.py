@@ -52,7 +52,7 @@ def test_a_library_is_compiled_once_and_kept_for_its_user_alone(cache, monkeypat
 def test_a_folder_that_others_may_write_to_is_refused(cache):
     cache.mkdir(parents=True)
     cache.chmod(0o777)
-    with pytest.raises(CompilerError, match="others may write to .*chmod 700"):
+    with pytest.raises(CompilerError, match=r"others may write to .*chmod 700"):
         compiled(SOURCE % 1)
 
 
