@@ -7,84 +7,24 @@ a gradient though all that the step was given does not.
 
 from __future__ import annotations
 
-import contextlib
-import random
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .comparing import Kept, equal, same
 from .contents import left_behind
 from .remains import Numbers, Trace, made_by_hooks
+from .signs import Packing, generators, moved, other_generators, uncached
 from .state import Carried, State, differentiable, refuse_other_kind
 
-ROUNDING = {2: 2e-2, 4: 1e-3, 8: 1e-8}
-"""Relative difference up to which values agree that are computed in batches of another size, by the
-bytes of a number; of two bytes under autocast, too."""
-SAME = {2: 1e-2, 4: 1e-4, 8: 1e-8}
-"""The same of a value that is computed twice."""
 AGAIN = "and a solve evaluates a step several times"
 
 Evaluate = Callable[[State, Sequence[Tensor]], object]
 """A step of a state and of the tensors that it differentiates."""
-
-
-def generators(device: torch.device) -> list[Tensor]:
-    """The states of torch's generators that steps on a device may draw from."""
-    found = [torch.get_rng_state()]
-    if device.type == "cuda":
-        found.append(torch.cuda.get_rng_state(device))
-    return found
-
-
-def moved(before: list[Tensor], device: torch.device) -> bool:
-    """Whether random numbers were drawn since."""
-    return not all(map(torch.equal, before, generators(device)))
-
-
-def _other_generators() -> list[Any]:
-    """The states of Python's generator and of NumPy's, which a step may draw from, too."""
-    found: list[Any] = [random.getstate()]
-    if "numpy" in sys.modules:
-        kind, keys, *rest = sys.modules["numpy"].random.get_state()
-        found.append((kind, keys.tobytes(), *rest))
-    return found
-
-
-@contextlib.contextmanager
-def uncached() -> Iterator[None]:
-    """Without the values that ``parametrize.cached()`` keeps: they are not of the parameters given."""
-    before = parametrize._cache_enabled
-    parametrize._cache_enabled = 0
-    try:
-        yield
-    finally:
-        parametrize._cache_enabled = before
-
-
-class Packing:
-    """Notices while it lasts that somebody packs saved tensors, as checkpointing does."""
-
-    seen = False
-
-    def __enter__(self) -> Packing:
-        self._enter, noticed = saved_tensors_hooks.__enter__, self
-
-        def enter(hooks: saved_tensors_hooks) -> None:
-            noticed.seen = True
-            return noticed._enter(hooks)
-
-        saved_tensors_hooks.__enter__ = enter  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        saved_tensors_hooks.__enter__ = self._enter
 
 
 class Scalars(TorchDispatchMode):
@@ -117,79 +57,6 @@ class Found:
     in_place: bool
     branches: bool
     gradient: Sequence[Tensor | None] = ()
-
-
-class Signs:
-    """What tells after a solve that steps no longer do what they did when they were examined.
-
-    Args:
-        buffers: of all steps, if they have any but those of batch norm.
-    """
-
-    def __init__(self, device: torch.device, buffers: Callable[[], Iterable[Tensor]]):
-        self.device, self.buffers, self.packing = device, buffers, Packing()
-
-    def __enter__(self) -> None:
-        self.generators, self.versions = generators(self.device), self._versions()
-        self.others = _other_generators()
-        self.packing.__enter__()
-
-    def __exit__(self, *_: object) -> None:
-        self.packing.__exit__()
-
-    def _versions(self) -> list[tuple[int, int]]:
-        return [(id(b), 0 if b.is_inference() else b._version) for b in self.buffers()]
-
-    def drawn(self) -> bool:
-        """Whether random numbers were drawn."""
-        return moved(self.generators, self.device) or self.others != _other_generators()
-
-    def shown(self) -> bool:
-        """Whether there is one."""
-        return self.packing.seen or self.drawn() or self.versions != self._versions()
-
-
-class Kept:
-    """Tensors that a step may not change: as they were, to compare with and to go back to."""
-
-    def __init__(self, tensors: Sequence[Tensor], module: nn.Module | None):
-        self.tensors = [(t, t.detach().clone()) for t in tensors]
-        self.module = module
-        self.buffers = {name: (b, b.clone()) for name, b in self._buffers().items()}
-
-    def _buffers(self) -> dict[str, Tensor]:
-        return {} if self.module is None else dict(self.module.named_buffers())
-
-    def changed(self) -> str | None:
-        """What has changed; it is as before then."""
-        now = self._buffers()
-        for name, (_, copy) in self.buffers.items():
-            if name not in now or not _equal(now[name], copy):
-                self._restore()
-                return f"its buffer {name}"
-        if all(_equal(t, copy) for t, copy in self.tensors):
-            return None
-        self._restore()
-        return "a parameter"
-
-    @torch.no_grad()
-    def _restore(self) -> None:
-        for name, (buffer, copy) in self.buffers.items():
-            buffer.copy_(copy)
-            assert self.module is not None
-            place, _, leaf = name.rpartition(".")
-            self.module.get_submodule(place)._buffers[leaf] = buffer
-        for t, copy in self.tensors:
-            t.detach().copy_(copy)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    same = a.detach() == b
-    if differentiable(a):
-        same |= (a.detach() != a.detach()) & (b != b)
-    return bool(same.all())
 
 
 def examine(
@@ -227,20 +94,20 @@ def _examined(
 ) -> Found:
     device, kept = u[0].device, Kept(tensors, module)
     along = [(part, part.clone()) for part in carried.parts.values()]
-    before, others = generators(device), _other_generators()
+    before, others = generators(device), other_generators()
     given, numbers = _copies(u), Numbers(module)
     with torch.enable_grad(), uncached(), Scalars() as scalars:
         value = step(given, [t.detach() for t in tensors])
     first = carried.moving(value, "a step's value")
-    in_place = any(a._version or not _equal(a, b) for a, b in zip(given, u, strict=True))
+    in_place = any(a._version or not equal(a, b) for a, b in zip(given, u, strict=True))
     for part, copy in along:
-        if not _equal(part, copy):
+        if not equal(part, copy):
             part.copy_(copy)
             raise ValueError(
                 f"{which} changes a part of the state in place, which is {part.dtype} and has no "
                 "derivative; return it as it came"
             )
-    if moved(before, device) or others != _other_generators():
+    if moved(before, device) or others != other_generators():
         raise ValueError(
             f"{which} draws random numbers, {AGAIN}; only torch.nn.functional's dropout is known here, "
             "so take other noise out of the chain"
@@ -334,7 +201,7 @@ def _unknown_source(module: nn.Module | None, which: str) -> str:
 
 def _check_carried(value: object, carried: Carried, which: str) -> None:
     for k, part in carried.parts.items():
-        if not isinstance(value, tuple) or k >= len(value) or not _equal(value[k], part):
+        if not isinstance(value, tuple) or k >= len(value) or not equal(value[k], part):
             raise ValueError(
                 f"{which} changes part {k} of the state, which is {part.dtype} and has no derivative; "
                 "return it as it came"
@@ -353,27 +220,3 @@ def _recomputes(value: State) -> bool:
             return True
         queue += [after for after, _ in node.next_functions if after is not None]
     return False
-
-
-def same(a: State, b: State, repeated: bool = False) -> bool:
-    """Whether two values of a step are equal but for rounding.
-
-    Args:
-        repeated: they were computed in the same way.
-    """
-    return all(_close(x.detach(), y.detach(), repeated) for x, y in zip(a, b, strict=True))
-
-
-def _close(x: Tensor, y: Tensor, repeated: bool) -> bool:
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return False
-    finite = torch.isfinite(x)
-    if not x.numel() or not torch.equal(finite, torch.isfinite(y)):
-        return not x.numel()
-    x, y = x[finite], y[finite]
-    size = x.element_size() // (2 if x.is_complex() else 1)
-    if not repeated and torch.is_autocast_enabled(x.device.type):
-        size = 2
-    bound = (SAME if repeated else ROUNDING).get(size, ROUNDING[2])
-    largest = float(x.abs().amax()) if x.numel() else 0.0
-    return torch.allclose(x, y, rtol=bound, atol=bound * largest)

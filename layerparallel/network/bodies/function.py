@@ -16,7 +16,8 @@ from ...steps.examination import examine
 from ...steps.fields import Function
 from ...steps.state import NOTHING, Carried, State
 from ..serial_twins import SerialFunction
-from .base import Body, Habits, refuse_unbatched
+from .base import Body
+from .habits import Habits, refuse_unbatched
 
 
 class FunctionBody(Body):

@@ -32,7 +32,8 @@ from ..stacking import (
     statistics_of,
     to_layers,
 )
-from .base import Body, Habits, closed_chain, gathered, refuse_unbatched, uncompiled
+from .base import Body, closed_chain, gathered, uncompiled
+from .habits import Habits, refuse_unbatched
 
 
 class StackedBody(Body):

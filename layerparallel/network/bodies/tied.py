@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from ...chains.chain import Chain
 from ...chains.generic import GenericChain
 from ...chains.placement import Placement
+from ...steps.comparing import same
 from ...steps.contents import contents
-from ...steps.examination import examine, same
+from ...steps.examination import examine
 from ...steps.fields import At, Manner, Tied, Watched
 from ...steps.integrators import INTEGRATORS
 from ...steps.repeatable import Repeatable, Statistics, batch_norms, commit
 from ...steps.state import NOTHING, Carried, State, differentiable, state_map
 from ..serial_twins import SerialTied
-from .base import Body, Habits, gathered, refuse_unbatched, uncompiled
+from .base import Body, gathered, uncompiled
+from .habits import Habits, refuse_unbatched
 
 
 class TiedBody(Body):

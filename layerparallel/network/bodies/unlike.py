@@ -23,7 +23,8 @@ from ...steps.state import NOTHING, Carried, State
 from ...steps.unlike import Unlike, step_tensors
 from ..serial_twins import SerialBody
 from ..stacking import from_layers, skeleton, to_layers
-from .base import Body, Habits, mode_of
+from .base import Body
+from .habits import Habits, mode_of
 
 
 class UnlikeBody(Body):

@@ -1,0 +1,94 @@
+"""What the steps of a chain do in the present mode, as their examination has found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import nn
+
+from ...group.base import Group
+from ...steps.comparing import same
+from ...steps.examination import Found, pulled
+from ...steps.fields import Manner, Watched
+from ...steps.repeatable import BatchNorm
+from ...steps.state import Carried, State
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What the steps of a chain do in the present mode.
+
+    Attributes:
+        random: they draw dropout's masks.
+        statistics: they note batch statistics.
+        in_place: they change the state in place.
+        buffered: they have buffers, besides those of batch norm.
+    """
+
+    random: bool = False
+    statistics: bool = False
+    in_place: bool = False
+    buffered: bool = False
+
+    @classmethod
+    def of(cls, watched: Watched, in_place: bool) -> Habits:
+        """Those of a module that has been called."""
+        parts = watched.module.modules()
+        buffered = any(part._buffers and not isinstance(part, BatchNorm) for part in parts)
+        return cls(watched.random, watched.statistics, in_place, buffered)
+
+    def __or__(self, other: Habits) -> Habits:
+        return Habits(*(a or b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def watched(self) -> bool:
+        """Whether steps have to be watched when they are evaluated."""
+        return self.random or self.statistics
+
+    def manner(self, timed: bool, carried: Carried) -> Manner:
+        """How steps with these habits are called."""
+        return Manner(timed, self.watched, self.in_place, carried)
+
+    def key(self, group: Group) -> int | None:
+        """A key for the masks of a propagation, from torch's global generator; one for all ranks."""
+        return group.tell(int(torch.randint(1 << 62, ())), 0) if self.random else None
+
+
+def mode_of(part: nn.Module) -> Hashable:
+    """What tells that a module was replaced or switched over, or that others have begun to change it."""
+    return type(part), part.training, len(part._buffers), len(part._forward_pre_hooks)
+
+
+def refuse_unbatched(steps: Callable[[State], State], both: State, found: Found, which: str) -> None:
+    """Refuses steps that cannot be evaluated many at once.
+
+    Args:
+        steps: evaluates several, with gradients.
+        both: where they depart, the first of them where the step that was examined did.
+        found: what was found of that step.
+
+    Raises:
+        ValueError: they cannot, or their values or gradients are others.
+    """
+    remedy = "give chain a list of modules, which are evaluated one after the other, or solver=Serial()"
+    departures = [a.detach().clone().requires_grad_() for a in both]
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            values = steps(tuple(a.clone() for a in departures))
+            gradients = pulled(tuple(a[:1] for a in values), departures)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{which} cannot be evaluated for several steps at once by torch.vmap ({reason}); {remedy}"
+        ) from error
+    pairs = [(a[0].detach(), b) for a, b in zip(values, found.value, strict=True)]
+    for a, b, like in zip(gradients, found.gradient, both, strict=True):
+        nothing = torch.zeros_like(like[0])
+        pairs.append((nothing if a is None else a[0], nothing if b is None else b))
+    if not all(same((a.to(b.dtype),), (b,)) for a, b in pairs):  # autocast may change the dtype
+        raise ValueError(
+            f"{which} gives other values or gradients where torch.vmap evaluates several steps at once; "
+            f"{remedy}"
+        )

@@ -1,0 +1,84 @@
+"""Whether tensors are what they were, and whether two values of a step are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .state import State, differentiable
+
+ROUNDING = {2: 2e-2, 4: 1e-3, 8: 1e-8}
+"""Relative difference up to which values agree that are computed in batches of another size, by the
+bytes of a number; of two bytes under autocast, too."""
+SAME = {2: 1e-2, 4: 1e-4, 8: 1e-8}
+"""The same of a value that is computed twice."""
+
+
+class Kept:
+    """Tensors that a step may not change: as they were, to compare with and to go back to."""
+
+    def __init__(self, tensors: Sequence[Tensor], module: nn.Module | None):
+        self.tensors = [(t, t.detach().clone()) for t in tensors]
+        self.module = module
+        self.buffers = {name: (b, b.clone()) for name, b in self._buffers().items()}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {} if self.module is None else dict(self.module.named_buffers())
+
+    def changed(self) -> str | None:
+        """What has changed; it is as before then."""
+        now = self._buffers()
+        for name, (_, copy) in self.buffers.items():
+            if name not in now or not equal(now[name], copy):
+                self._restore()
+                return f"its buffer {name}"
+        if all(equal(t, copy) for t, copy in self.tensors):
+            return None
+        self._restore()
+        return "a parameter"
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for name, (buffer, copy) in self.buffers.items():
+            buffer.copy_(copy)
+            assert self.module is not None
+            place, _, leaf = name.rpartition(".")
+            self.module.get_submodule(place)._buffers[leaf] = buffer
+        for t, copy in self.tensors:
+            t.detach().copy_(copy)
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same number by number; NaN is like NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    same = a.detach() == b
+    if differentiable(a):
+        same |= (a.detach() != a.detach()) & (b != b)
+    return bool(same.all())
+
+
+def same(a: State, b: State, repeated: bool = False) -> bool:
+    """Whether two values of a step are equal but for rounding.
+
+    Args:
+        repeated: they were computed in the same way.
+    """
+    return all(_close(x.detach(), y.detach(), repeated) for x, y in zip(a, b, strict=True))
+
+
+def _close(x: Tensor, y: Tensor, repeated: bool) -> bool:
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    finite = torch.isfinite(x)
+    if not x.numel() or not torch.equal(finite, torch.isfinite(y)):
+        return not x.numel()
+    x, y = x[finite], y[finite]
+    size = x.element_size() // (2 if x.is_complex() else 1)
+    if not repeated and torch.is_autocast_enabled(x.device.type):
+        size = 2
+    bound = (SAME if repeated else ROUNDING).get(size, ROUNDING[2])
+    largest = float(x.abs().amax()) if x.numel() else 0.0
+    return torch.allclose(x, y, rtol=bound, atol=bound * largest)
