@@ -47,6 +47,20 @@ def uncached() -> Iterator[None]:
         parametrize._cache_enabled = before
 
 
+@contextlib.contextmanager
+def unpacked() -> Iterator[None]:
+    """Without the hooks of others on saved tensors: a checkpoint around counts what is saved."""
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:  # type: ignore[attr-defined]
+        yield
+        return
+    with saved_tensors_hooks(_as_it_is, _as_it_is):
+        yield
+
+
+def _as_it_is(t: Tensor) -> Tensor:
+    return t
+
+
 class Packing:
     """Notices while it lasts that somebody packs saved tensors, as checkpointing does."""
 

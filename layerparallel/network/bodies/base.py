@@ -18,7 +18,7 @@ from ...chains.workspace import Workspace
 from ...group.base import ALONE, Group
 from ...group.blocks import Blocks
 from ...steps.repeatable import BatchNorm, Statistics
-from ...steps.signs import Signs
+from ...steps.signs import Signs, unpacked
 from ...steps.state import NOTHING, Carried, State
 from .habits import Habits, mode_of
 
@@ -206,7 +206,8 @@ class Body(nn.Module):
                 self.group.broadcast(a, 0)
         if self.group.first or (self.everywhere and self.block):
             try:
-                found = self._examine(tuple(a.detach() for a in u), inputs, carried, several)
+                with unpacked():
+                    found = self._examine(tuple(a.detach() for a in u), inputs, carried, several)
             except (ValueError, TypeError, RuntimeError) as error:
                 if self.group.alone:
                     raise
