@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..group.base import Group
-from ..steps.state import State, as_state, differentiable
+from ..steps.state import State, as_state, differentiable, refuse_other_classes, refuse_sparse
 from .driven import Driven
 
 
@@ -38,12 +38,20 @@ def finite(group: Group, value: Any) -> Any:
     return value
 
 
-def fitting(tensors: Sequence[Tensor], u0: State) -> State:
+def fitting(tensors: Sequence[Tensor], u0: State, inputs: Sequence[Tensor]) -> State:
     """The first state as a chain of these tensors takes it: under autocast in 32 bits at least.
 
+    Args:
+        inputs: per step, of a driven chain.
+
     Raises:
-        ValueError: it is on another device, or all parameters have another dtype.
+        ValueError: it is on another device, or all parameters have another dtype; anything is of a class
+            of its own, or sparse.
     """
+    for given, what in ((u0, "the state"), (inputs, "the input per step")):
+        refuse_sparse(given, what)
+        refuse_other_classes(given, what)
+    refuse_other_classes(tensors, "a parameter of the chain")
     dtypes = {p.dtype for p in tensors if differentiable(p)}
     places = {p.device for p in tensors}
     state = []

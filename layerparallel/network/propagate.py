@@ -115,7 +115,7 @@ def propagate(
         )
     solver.check(body.depth)
     held = body.tensors()
-    u0, carried = Carried.of(fitting(held, u0))
+    u0, carried = Carried.of(fitting(held, u0, inputs))
     if torch.is_grad_enabled() or body.notes or not isinstance(solver, Serial):
         body.examine(u0, tuple(inputs), carried, _several(solver))
     else:

@@ -96,6 +96,47 @@ def test_a_block_of_several_dtypes_keeps_the_states():
     torch.testing.assert_close(out, expected)
 
 
+@pytest.mark.parametrize("body", BODIES)
+def test_states_whose_entries_stand_in_no_rectangle_are_refused(body):
+    net, _ = made(Block, body)
+    u = entering()
+    for state in (
+        torch.nested.nested_tensor([u[:3], u]),
+        torch.nested.nested_tensor([u[:3], u], layout=torch.jagged),
+    ):
+        assert "the state is nested" in refusal(net, state)
+    assert "the state is torch.sparse_coo" in refusal(net, u.to_sparse())
+    assert "the state is torch.sparse_csr" in refusal(net, (u, u.to_sparse_csr()))
+
+
+class Marked(Tensor):
+    """A class of its own."""
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_tensors_of_a_class_of_their_own_are_refused(body, solver):
+    class Asks(Block):
+        def forward(self, u: Tensor) -> Tensor:
+            return super().forward(u) * (1.0 if isinstance(u, Marked) else 0.5)
+
+    net, _ = made(Asks, body, solver)
+    assert "the state is of the class Marked" in refusal(net, entering().as_subclass(Marked))
+    with torch.no_grad(), pytest.raises(ValueError, match="the state is of the class Marked"):
+        net(entering().as_subclass(Marked))
+    net, twin = made(Asks, body, solver)
+    start = nn.Parameter(entering())  # one that is learned
+    net(start).sum().backward()
+    found, start.grad = start.grad, None
+    twin(start).sum().backward()
+    torch.testing.assert_close(found, start.grad, rtol=1e-10, atol=1e-12)
+    if body != "stacked":
+        for part in net.modules():
+            if isinstance(part, Block):
+                part.fc.weight = nn.Parameter(part.fc.weight.detach().as_subclass(Marked))
+        assert "a parameter of the chain is of the class Marked" in refusal(net, entering())
+
+
 # ---- many steps at once --------------------------------------------------------------------------
 
 
