@@ -233,7 +233,11 @@ class Tied:
             if self.watched is not None:
                 parameters = dict(zip(self.names, shared, strict=True))
                 return self.watched(u, tuple(own), at, lambda inputs: (parameters, inputs))
-            if count > 1 and (self.timed or not self.folds):
+            if count == 1:  # a state or an input may have no dimension to be folded into
+                t = None if at.t is None else at.t[0]
+                one = self._folded(tuple(a[0] for a in u), tuple(x[0] for x in own), shared, t)
+                return tuple(a.unsqueeze(0) for a in one)
+            if self.timed or not self.folds:
                 dims = (0, 0, 0 if self.timed else None)
                 batched = vmap(lambda v, x, s: self._call(v, x, shared, s), in_dims=dims)
                 return batched(u, tuple(own), at.t)
@@ -241,7 +245,7 @@ class Tied:
                 tuple(a.flatten(0, 1) for a in u),
                 tuple(x.flatten(0, 1) for x in own),
                 shared,
-                None if at.t is None else at.t[0],
+                None,
             )
             return tuple(a.unflatten(0, (count, -1)) for a in out)
 

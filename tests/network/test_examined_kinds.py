@@ -109,6 +109,63 @@ def test_states_whose_entries_stand_in_no_rectangle_are_refused(body):
     assert "the state is torch.sparse_csr" in refusal(net, (u, u.to_sparse_csr()))
 
 
+class Growing(nn.Module):
+    """A step on numbers without a dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn((), dtype=torch.double))
+
+    def forward(self, u: Tensor, *given: Tensor) -> Tensor:
+        return u + 0.1 * torch.tanh(self.w * u + sum(given))
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_states_without_a_dimension(body, solver):
+    net, twin = made(Growing, body, solver)
+    assert_twins(net, twin, entering()[0, 0])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_number_per_step(solver):
+    c = torch.linspace(0, 1, DEPTH, dtype=torch.double)
+
+    class Drive(nn.Module):
+        def forward(self, u: Tensor) -> lp.Driven:
+            return lp.Driven(u, (c,))
+
+    torch.manual_seed(0)
+    step = Growing()
+    net = lp.Network(
+        Drive(), lp.chain(step, DEPTH, integrator="block", tied=True), None, SOLVERS[solver]
+    )
+    found = []
+    for solved in (True, False):
+        step.zero_grad()
+        u = v = entering().requires_grad_()
+        for n in range(DEPTH):
+            v = step(v, c[n])
+        out = net(u) if solved else v
+        out.square().sum().backward()
+        found.append([out, u.grad, step.w.grad])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", [2, 1])
+def test_states_of_one_dimension_less_are_examined_anew(first):
+    """A sample's entries are not to be mixed with another's where the state has no samples."""
+
+    class Centred(Block):
+        def forward(self, u: Tensor) -> Tensor:
+            return super().forward(u - u.mean(-1, keepdim=True))
+
+    net, twin = made(Centred, "tied", "mgrit")
+    for dims in (first, 3 - first):
+        assert_twins(net, twin, entering() if dims == 2 else entering()[0])
+
+
 class Marked(Tensor):
     """A class of its own."""
 

@@ -161,13 +161,15 @@ class Body(nn.Module):
                 "steps takes; make it by chain(module, depth, tied=True)"
             )
         self.driven = bool(inputs)
-        modes, places = self._modes(), tuple(carried.parts)
+        modes = self._modes()
+        given = tuple(carried.parts), tuple(a.dim() for a in (*u, *inputs))
         before = self._examined.get(modes)
         if anew:
             self._examined.clear()
-        if not any((modes, each, places) in self._examined for each in (True, several)):
+        if not any((modes, each, given) in self._examined for each in (True, several)):
             now = self._examined_on_ranks(u, inputs, carried, several)
-            self._examined[modes] = self._examined[modes, several, places] = now
+            self._examined[modes, several, given] = now
+            self._examined[modes] = now | self._examined.get(modes, Habits())
         self.habits = now = self._examined[modes]
         self.known = True
         if self.compiled and (now.watched or carried.parts):

@@ -165,5 +165,5 @@ def _alike(field: Tied, both: State, own: list[Tensor], shared: list[Tensor], at
     single = state_map(lambda a, b: torch.cat([a, b]), value(0), value(1))
     try:
         return same(single, field(both, own, shared, at))
-    except RuntimeError:  # the state's first dimension is not that of samples
+    except (RuntimeError, IndexError):  # the state's first dimension is not that of samples
         return False
