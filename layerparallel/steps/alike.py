@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from .comparing import equal
 from .repeatable import BatchNorm
 
 WITHIN = ("_modules", "_parameters", "_buffers")
@@ -121,7 +122,7 @@ def _equal(a: Any, b: Any, own: dict[int, Any]) -> bool:
     if isinstance(a, Tensor):
         if a.requires_grad or b.requires_grad:
             return False  # one copy for all would get the gradients of all
-        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+        return equal(a, b)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and each(a, b)
     if isinstance(a, dict):

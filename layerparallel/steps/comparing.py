@@ -20,9 +20,9 @@ class Kept:
     """Tensors that a step may not change: as they were, to compare with and to go back to."""
 
     def __init__(self, tensors: Sequence[Tensor], module: nn.Module | None):
-        self.tensors = [(t, t.detach().clone()) for t in tensors]
+        self.tensors = [(t, _copies(t)) for t in tensors]
         self.module = module
-        self.buffers = {name: (b, b.clone()) for name, b in self._buffers().items()}
+        self.buffers = {name: (b, _copies(b)) for name, b in self._buffers().items()}
 
     def _buffers(self) -> dict[str, Tensor]:
         return {} if self.module is None else dict(self.module.named_buffers())
@@ -30,33 +30,69 @@ class Kept:
     def changed(self) -> str | None:
         """What has changed; it is as before then."""
         now = self._buffers()
-        for name, (_, copy) in self.buffers.items():
-            if name not in now or not equal(now[name], copy):
+        for name, (_, copies) in self.buffers.items():
+            if name not in now or not _all_equal(dense_parts(now[name]), copies):
                 self._restore()
                 return f"its buffer {name}"
-        if all(equal(t, copy) for t, copy in self.tensors):
+        if all(_all_equal(dense_parts(t), copies) for t, copies in self.tensors):
             return None
         self._restore()
         return "a parameter"
 
     @torch.no_grad()
     def _restore(self) -> None:
-        for name, (buffer, copy) in self.buffers.items():
-            buffer.copy_(copy)
+        for name, (buffer, copies) in self.buffers.items():
+            _copy_back(buffer, copies)
             assert self.module is not None
             place, _, leaf = name.rpartition(".")
             self.module.get_submodule(place)._buffers[leaf] = buffer
-        for t, copy in self.tensors:
-            t.detach().copy_(copy)
+        for t, copies in self.tensors:
+            _copy_back(t, copies)
+
+
+def dense_parts(t: Tensor) -> list[Tensor]:
+    """What a tensor is made of: indices and values of a sparse one, the numbers of a quantised one."""
+    t = t.detach()
+    if t.is_nested:
+        return list(t.unbind())
+    if t.layout == torch.sparse_coo:
+        return [t._indices(), t._values()]
+    if t.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [t.crow_indices(), t.col_indices(), t.values()]
+    if t.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [t.ccol_indices(), t.row_indices(), t.values()]
+    if t.layout != torch.strided:
+        return [t.to_dense()]
+    return [t.int_repr() if t.is_quantized else t]
+
+
+def _copies(t: Tensor) -> list[Tensor]:
+    return [part.clone() for part in dense_parts(t)]
+
+
+def _copy_back(t: Tensor, copies: list[Tensor]) -> None:
+    for part, copy in zip(dense_parts(t), copies, strict=True):
+        if part.shape == copy.shape:
+            part.copy_(copy)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are the same number by number; NaN is like NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype or a.layout != b.layout:
+        return False
+    return _all_equal(dense_parts(a), dense_parts(b))
+
+
+def _all_equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(map(_equal, a, b))
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    same = a.detach() == b
+    same = a == b
     if differentiable(a):
-        same |= (a.detach() != a.detach()) & (b != b)
+        same |= (a != a) & (b != b)
     return bool(same.all())
 
 

@@ -267,3 +267,53 @@ def test_a_gate_of_zero_does_not_hide_that_samples_are_mixed():
             if isinstance(part, Gated):
                 part.gate.data.fill_(0.1)
     assert_twins(net, twin, entering())
+
+
+# ---- buffers of other kinds ------------------------------------------------------------------------
+
+
+def quantised(values: Tensor) -> Tensor:
+    return torch.quantize_per_tensor(values, 0.1, 0, torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [Tensor.to_sparse, quantised])
+@pytest.mark.parametrize("body", BODIES)
+def test_buffers_that_are_sparse_or_quantised(kind, body):
+    """The adjacency of a graph, say."""
+
+    def gathered(block: Any, v: Tensor) -> Tensor:
+        a = block.adjacency
+        return v + 0.1 * (a.dequantize().double() @ v if a.is_quantized else a @ v)
+
+    def halving(block: Any, v: Tensor) -> Tensor:
+        block.adjacency = block.adjacency * 0.5
+        return gathered(block, v)
+
+    def block(more: Any = gathered) -> nn.Module:
+        made = Block(more)
+        values = torch.eye(5) if kind is quantised else torch.eye(5, dtype=torch.double)
+        made.register_buffer("adjacency", kind(values))
+        return made
+
+    net, twin = made(block, body)
+    assert_twins(net, twin, entering())
+    net.load_state_dict(net.state_dict())
+    net.solver = SOLVERS["mgrit"]
+    if body == "unlike":
+        assert_twins(net, twin, entering())
+    if kind is not quantised:
+        net, _ = made(lambda: block(halving), body)
+        assert "changes its buffer adjacency" in refusal(net, entering())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_buffers_of_compressed_rows():
+    """PyTorch cannot copy them (2.13), so the blocks are their own twins."""
+    torch.manual_seed(0)
+    blocks = [Block(lambda b, v: v + 0.1 * (b.adjacency @ v)) for _ in range(DEPTH)]
+    for block in blocks:
+        block.register_buffer("adjacency", torch.eye(5, dtype=torch.double).to_sparse_csr())
+    expected = nn.Sequential(*blocks)(entering())
+    out = lp.Network(None, lp.chain(blocks, integrator="block"), None)(entering())
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
