@@ -228,6 +228,32 @@ def test_a_cell_without_a_batching_rule():
         net(pair)
 
 
+def test_gradients_that_are_sparse():
+    class Embeds(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(9, WIDTH, sparse=True, dtype=torch.double)
+
+        def forward(self, state: Any) -> Any:
+            u, words = state
+            return super().forward(u) + self.table(words), words
+
+    for body in BODIES:
+        for solver in ("serial", "mgrit"):
+            net, twin = made(Embeds, body, solver)
+            state = entering(), torch.tensor([1, 2, 2, 3, 8])
+            if body == "stacked":
+                with pytest.raises(ValueError, match="Embeds cannot be evaluated .*a list of modules"):
+                    net(state)
+                continue
+            found = []
+            for module in (net, twin):
+                module(state)[0].square().sum().backward()
+                found.append([None if g is None else g.to_dense() for g in gradients(module)])
+            for a, b in zip(*found, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
 def test_t_is_the_time_only_where_the_chain_is_made_for_it():
     class Tempered(Block):
         def forward(self, u: Tensor, t: Tensor | None = None) -> Tensor:

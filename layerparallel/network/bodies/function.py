@@ -56,7 +56,7 @@ class FunctionBody(Body):
             field = Function(self.step, habits.manner(True, carried))
             both, times = tuple(torch.stack([a, a]) for a in u), torch.stack([time, time])
             which = "the step function"
-            refuse_unbatched(lambda v: field.whole_step(v, times, self.h), both, found, which)
+            refuse_unbatched(lambda v, _: field.whole_step(v, times, self.h), both, found, which)
         return habits
 
     def serial(self) -> nn.Module:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import astuple, dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...group.base import Group
 from ...steps.comparing import same
@@ -61,34 +61,43 @@ def mode_of(part: nn.Module) -> Hashable:
     return type(part), part.training, len(part._buffers), len(part._forward_pre_hooks)
 
 
-def refuse_unbatched(steps: Callable[[State], State], both: State, found: Found, which: str) -> None:
+def refuse_unbatched(
+    steps: Callable[[State, list[Tensor]], State],
+    both: State,
+    found: Found,
+    which: str,
+    rows: Sequence[Tensor] = (),
+) -> None:
     """Refuses steps that cannot be evaluated many at once.
 
     Args:
-        steps: evaluates several, with gradients.
+        steps: evaluates several of states and rows, with gradients.
         both: where they depart, the first of them where the step that was examined did.
         found: what was found of that step.
+        rows: parameters of the single steps, stacked.
 
     Raises:
         ValueError: they cannot, or their values or gradients are others.
     """
     remedy = "give chain a list of modules, which are evaluated one after the other, or solver=Serial()"
+    many = "for several steps at once by torch.vmap"
+    if both[0].shape[0] == 1:
+        many, remedy = "with stacked parameters", "give chain a list of modules, without stacked=True"
     departures = [a.detach().clone().requires_grad_() for a in both]
+    leaves = [p.detach().requires_grad_(p.requires_grad) for p in rows]
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            values = steps(tuple(a.clone() for a in departures))
-            gradients = pulled(tuple(a[:1] for a in values), departures)
+            values = steps(tuple(a.clone() for a in departures), leaves)
+            wanted = [*departures, *(p for p in leaves if p.requires_grad)]
+            gradients = pulled(tuple(a[:1] for a in values), wanted)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{which} cannot be evaluated for several steps at once by torch.vmap ({reason}); {remedy}"
-        ) from error
+        raise ValueError(f"{which} cannot be evaluated {many} ({reason}); {remedy}") from error
     pairs = [(a[0].detach(), b) for a, b in zip(values, found.value, strict=True)]
-    for a, b, like in zip(gradients, found.gradient, both, strict=True):
+    for a, b, like in zip(gradients, found.gradient, both, strict=False):  # those of rows come behind
         nothing = torch.zeros_like(like[0])
         pairs.append((nothing if a is None else a[0], nothing if b is None else b))
     if not all(same((a.to(b.dtype),), (b,)) for a, b in pairs):  # autocast may change the dtype
         raise ValueError(
-            f"{which} gives other values or gradients where torch.vmap evaluates several steps at once; "
-            f"{remedy}"
+            f"{which} gives other values or gradients where it is evaluated {many}; {remedy}"
         )

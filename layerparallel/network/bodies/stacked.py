@@ -189,15 +189,14 @@ class StackedBody(Body):
         first = [t[0] for t in tensors[:held]] + tensors[held:]
         found = examine(step, u, first, self.layer, which, carried)
         habits = Habits.of(watched, found.in_place)
-        rows = min(2, len(self.block))
-        if several and rows == 2:
-            manner = Manner(self.timed, True, found.in_place, carried)
-            field = Stacked(self.layer, (*self.names, *frozen), self.held, manner=manner)
-            own = [p[:2].detach() for p in (*tensors[:held], *frozen.values())]
-            both = tuple(torch.stack([a, a]) for a in u)
-            at = At((0, 1), both[0].real.new_zeros(2), key=0)
-            others = [t.detach() for t in tensors[held:]]
-            refuse_unbatched(lambda v: field(v, own, others, at), both, found, which)
+        count = min(2 if several else 1, len(self.block))
+        manner = Manner(self.timed, True, found.in_place, carried)
+        field = Stacked(self.layer, (*self.names, *frozen), self.held, manner=manner)
+        rows = [p[:count] for p in (*tensors[:held], *frozen.values())]
+        many = tuple(torch.stack([a] * count) for a in u)
+        at = At(range(count), many[0].real.new_zeros(count), key=0)
+        others = [t.detach() for t in tensors[held:]]
+        refuse_unbatched(lambda v, own: field(v, own, others, at), many, found, which, rows)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:

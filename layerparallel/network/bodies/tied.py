@@ -133,7 +133,7 @@ class TiedBody(Body):
             ]  # a gate of 0 hides what is behind
             self.folds = self.folds and all(_alike(plain, both, own, ps, at) for ps in (shared, others))
         if not self.folds or habits.watched or carried.parts or apart.timed:
-            refuse_unbatched(lambda v: apart(v, own, shared, at), both, found, which)
+            refuse_unbatched(lambda v, _: apart(v, own, shared, at), both, found, which)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:
