@@ -243,7 +243,7 @@ def test_gradients_that_are_sparse():
             net, twin = made(Embeds, body, solver)
             state = entering(), torch.tensor([1, 2, 2, 3, 8])
             if body == "stacked":
-                with pytest.raises(ValueError, match="Embeds cannot be evaluated .*a list of modules"):
+                with pytest.raises(ValueError, match=r"Embeds cannot be evaluated .*a list of modules"):
                     net(state)
                 continue
             found = []
