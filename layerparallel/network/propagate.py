@@ -36,6 +36,7 @@ class Binder(Protocol):
     """Makes a chain of parameter tensors (a `Body`)."""
 
     depth: int
+    plain_in_turn: bool
 
     @property
     def notes(self) -> bool: ...
@@ -116,7 +117,8 @@ def propagate(
     solver.check(body.depth)
     held = body.tensors()
     u0, carried = Carried.of(fitting(held, u0, inputs))
-    if torch.is_grad_enabled() or body.notes or not isinstance(solver, Serial):
+    plain = isinstance(solver, Serial) and body.plain_in_turn and not body.notes
+    if torch.is_grad_enabled() or not plain:
         body.examine(u0, tuple(inputs), carried, _several(solver))
     else:
         body.recall()

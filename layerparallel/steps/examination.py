@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .comparing import Kept, equal, same
 from .contents import left_behind
+from .given import as_laid_out, asks_for, in_order, themselves
 from .remains import Numbers, Trace, made_by_hooks
-from .signs import Packing, generators, moved, other_generators, uncached
+from .signs import Packing, generators, moved, other_generators
 from .state import Carried, State, differentiable, refuse_other_kind
 
 AGAIN = "and a solve evaluates a step several times"
@@ -81,7 +82,7 @@ def examine(
         ValueError: a sure sign that a solve would go wrong.
     """
     with torch.inference_mode(False):
-        return _examined(step, _copies(u), tensors, module, which, carried)
+        return _examined(step, as_laid_out(u), tensors, module, which, carried)
 
 
 def _examined(
@@ -95,9 +96,9 @@ def _examined(
     device, kept = u[0].device, Kept(tensors, module)
     along = [(part, part.clone()) for part in carried.parts.values()]
     before, others = generators(device), other_generators()
-    given, numbers = _copies(u), Numbers(module)
-    with torch.enable_grad(), uncached(), Scalars() as scalars:
-        value = step(given, [t.detach() for t in tensors])
+    given, numbers = as_laid_out(u), Numbers(module)
+    with torch.enable_grad(), Scalars() as scalars:
+        value = step(given, themselves(tensors))
     first = carried.moving(value, "a step's value")
     in_place = any(a._version or not equal(a, b) for a, b in zip(given, u, strict=True))
     for part, copy in along:
@@ -118,11 +119,20 @@ def _examined(
     if [a.shape for a in u] == [a.shape for a in first]:  # else the integrator or the chain says it
         refuse_other_kind(u, first)
     numbers.after_one()
-    second, gradient, packed, trace = _with_gradients(step, u, tensors, carried)
+
+    def plain(u: State, own: Sequence[Tensor]) -> State:
+        return carried.moving(step(u, own), "a step's value")
+
+    try:
+        second, gradient, packed, trace = _with_gradients(step, u, tensors, carried)
+    except Exception as error:
+        if (found := asks_for(plain, u, tensors, first)) is None:
+            raise
+        raise ValueError(f"{which} asks for {found}") from error
     changed = kept.changed()
     if changed is None and (name := numbers.counting()) is not None:
-        with numbers.far_ahead(), torch.no_grad(), uncached():
-            later = carried.moving(step(_copies(u), [t.detach() for t in tensors]), "a step's value")
+        with numbers.far_ahead(), torch.no_grad():
+            later = plain(as_laid_out(u), themselves(tensors))
         changed = None if same(first, later, repeated=True) else f"its attribute {name}"
     if changed is not None:
         raise ValueError(
@@ -143,6 +153,8 @@ def _examined(
             "return it as a part of the state"
         )
     if len(first) != len(second) or not same(first, second, repeated=True):
+        if (found := asks_for(plain, u, tensors, first)) is not None:
+            raise ValueError(f"{which} asks for {found}")
         raise ValueError(
             f"{which} draws random numbers or remembers: two evaluations of the same state differ, "
             f"{AGAIN}; take noise and memory out of the chain"
@@ -153,12 +165,15 @@ def _examined(
 def _with_gradients(
     step: Evaluate, u: State, tensors: Sequence[Tensor], carried: Carried
 ) -> tuple[State, Sequence[Tensor | None], bool, Trace]:
-    """A step's value, its gradient, whether it packs what is saved, and a trace of its graph."""
+    """A step's value, its gradient, whether it packs what is saved, and a trace of its graph.
+
+    It is given what a chain gives it: see `given`.
+    """
     leaves = [t.detach().requires_grad_(t.requires_grad and differentiable(t)) for t in tensors]
-    departures = [a.requires_grad_() for a in _copies(u)]
+    departures = [a.requires_grad_() for a in in_order(u)]
     trace = Trace([*departures, *leaves])
     given, own = tuple(trace.tensors[: len(u)]), trace.tensors[len(u) :]
-    with torch.enable_grad(), uncached(), Packing() as packing:
+    with torch.enable_grad(), Packing() as packing:
         value = carried.moving(step(given, own), "a step's value")
     packed = packing.seen or _recomputes(value)
     gradient: Sequence[Tensor | None] = [None] * len(u)
@@ -174,10 +189,6 @@ def pulled(value: State, departures: Sequence[Tensor]) -> Sequence[Tensor | None
         return [None] * len(departures)
     weights = [torch.arange(a.numel(), device=a.device).cos().view(a.shape).to(a.dtype) for a in ends]
     return torch.autograd.grad(ends, departures, weights, allow_unused=True)
-
-
-def _copies(u: State) -> State:
-    return tuple(a.detach().clone() for a in u)
 
 
 def _unknown_source(module: nn.Module | None, which: str) -> str:

@@ -102,6 +102,8 @@ class Unlike:
                 if at.statistics is not None:
                     alone = [(mean[None], inverse[None]) for mean, inverse in found]
                     at.statistics.add((n,), mode.uses, alone)
+        if len(results) == 1:  # which also stays as it lies in memory
+            return tuple(a.unsqueeze(0) for a in results[0])
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
 

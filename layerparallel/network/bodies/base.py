@@ -18,7 +18,7 @@ from ...chains.workspace import Workspace
 from ...group.base import ALONE, Group
 from ...group.blocks import Blocks
 from ...steps.repeatable import BatchNorm, Statistics
-from ...steps.signs import Signs, unpacked
+from ...steps.signs import Signs, uncached, unpacked
 from ...steps.state import NOTHING, Carried, State
 from .habits import Habits, mode_of
 
@@ -208,7 +208,7 @@ class Body(nn.Module):
                 self.group.broadcast(a, 0)
         if self.group.first or (self.everywhere and self.block):
             try:
-                with unpacked():
+                with unpacked(), uncached():
                     found = self._examine(tuple(a.detach() for a in u), inputs, carried, several)
             except (ValueError, TypeError, RuntimeError) as error:
                 if self.group.alone:
@@ -220,6 +220,8 @@ class Body(nn.Module):
                 raise each
         return functools.reduce(operator.or_, every)
 
+    plain_in_turn = True
+    """Whether steps that are evaluated in turn, without gradients, are called as without a chain."""
     everywhere = False
     """Whether every rank examines, and not the first alone: where steps are of several kinds."""
     takes_inputs = False

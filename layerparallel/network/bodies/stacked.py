@@ -18,6 +18,7 @@ from ...steps.alike import matched
 from ...steps.contents import contents
 from ...steps.examination import examine
 from ...steps.fields import At, Manner, Stacked, Watched
+from ...steps.given import as_itself
 from ...steps.integrators import INTEGRATORS
 from ...steps.repeatable import Repeatable, Statistics, batch_norms, commit, frozen_statistics
 from ...steps.state import NOTHING, Carried, State
@@ -54,6 +55,8 @@ class StackedBody(Body):
         values = initial_stacks(template, depth, initial) if stacks is None else stacks
         places = {p: values[name] for name, p in self.layer.named_parameters()}
         replace_parameters(self.layer, places.__getitem__)
+        for stack, p in zip(self.layer.parameters(), template.parameters(), strict=True):
+            vars(stack).update(vars(p))
         stack_statistics(self.layer, depth)
         self.names: tuple[str, ...] = ()
         self.held: tuple[str, ...] = ()
@@ -117,6 +120,8 @@ class StackedBody(Body):
     def cut(self, group: Group, blocks: Blocks) -> None:
         super().cut(group, blocks)
         keep_rows(self.layer, self.block)
+
+    plain_in_turn = False  # there is one module for all
 
     @property
     def vouched(self) -> bool:
@@ -186,7 +191,7 @@ class StackedBody(Body):
             t = v[0].real.new_zeros(())
             return watched.single(Repeatable(0), 0, given, (carried.given(v),), t)[0]
 
-        first = [t[0] for t in tensors[:held]] + tensors[held:]
+        first = [as_itself(t[0], t) for t in tensors[:held]] + tensors[held:]
         found = examine(step, u, first, self.layer, which, carried)
         habits = Habits.of(watched, found.in_place)
         count = min(2 if several else 1, len(self.block))
