@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .comparing import Kept, equal, same
 from .contents import left_behind
-from .given import as_laid_out, asks_for, in_order, themselves
-from .remains import Numbers, Trace, made_by_hooks
+from .given import Given, as_laid_out, asks_for, in_order, perturbed, themselves
+from .remains import Attribute, Attributes, Trace, made_by_hooks
 from .signs import Packing, generators, moved, other_generators
 from .state import Carried, State, differentiable, refuse_other_kind
 
@@ -52,12 +52,14 @@ class Found:
         in_place: it changes the state in place.
         branches: it reads values, so what it does to a sample may depend on the others.
         gradient: of the sum of the value with respect to the state, None where it has none.
+        remade: attributes that have to be made anew for every step: they depend on its parameters.
     """
 
     value: State
     in_place: bool
     branches: bool
     gradient: Sequence[Tensor | None] = ()
+    remade: tuple[Attribute, ...] = ()
 
 
 def examine(
@@ -67,6 +69,7 @@ def examine(
     module: nn.Module | None,
     which: str,
     carried: Carried,
+    one_for_all: bool = False,
 ) -> Found:
     """Evaluates a step twice.
 
@@ -77,12 +80,13 @@ def examine(
         module: whose buffers and attributes are looked at.
         which: names the step in a sentence.
         carried: parts of the state that it has to pass along.
+        one_for_all: the module stands for all steps, with the parameters of each.
 
     Raises:
         ValueError: a sure sign that a solve would go wrong.
     """
     with torch.inference_mode(False):
-        return _examined(step, as_laid_out(u), tensors, module, which, carried)
+        return _examined(step, as_laid_out(u), tensors, module, which, carried, one_for_all)
 
 
 def _examined(
@@ -92,11 +96,12 @@ def _examined(
     module: nn.Module | None,
     which: str,
     carried: Carried,
+    one_for_all: bool,
 ) -> Found:
     device, kept = u[0].device, Kept(tensors, module)
     along = [(part, part.clone()) for part in carried.parts.values()]
     before, others = generators(device), other_generators()
-    given, numbers = as_laid_out(u), Numbers(module)
+    given, attributes = as_laid_out(u), Attributes(module)
     with torch.enable_grad(), Scalars() as scalars:
         value = step(given, themselves(tensors))
     first = carried.moving(value, "a step's value")
@@ -118,7 +123,7 @@ def _examined(
     _check_carried(value, carried, which)
     if [a.shape for a in u] == [a.shape for a in first]:  # else the integrator or the chain says it
         refuse_other_kind(u, first)
-    numbers.after_one()
+    attributes.after_one()
 
     def plain(u: State, own: Sequence[Tensor]) -> State:
         return carried.moving(step(u, own), "a step's value")
@@ -130,8 +135,8 @@ def _examined(
             raise
         raise ValueError(f"{which} asks for {found}") from error
     changed = kept.changed()
-    if changed is None and (name := numbers.counting()) is not None:
-        with numbers.far_ahead(), torch.no_grad():
+    if changed is None and (name := attributes.counting()) is not None:
+        with attributes.far_ahead(), torch.no_grad():
             later = plain(as_laid_out(u), themselves(tensors))
         changed = None if same(first, later, repeated=True) else f"its attribute {name}"
     if changed is not None:
@@ -159,7 +164,27 @@ def _examined(
             f"{which} draws random numbers or remembers: two evaluations of the same state differ, "
             f"{AGAIN}; take noise and memory out of the chain"
         )
-    return Found(tuple(a.detach() for a in first), in_place, scalars.seen, gradient)
+    remade: tuple[Attribute, ...] = ()
+    if (name := attributes.kept()) is not None:
+        other, own = tuple(1 - 2 * a for a in u), themselves(tensors)
+        of_state = _matters(plain, other, own, attributes)
+        of_parameters = one_for_all and _matters(plain, u, list(map(perturbed, own)), attributes)
+        if of_state or (of_parameters and module is not None and module.training):
+            raise ValueError(
+                f"{which} keeps {name} from its first evaluation for later ones, which are of other "
+                f"{'states' if of_state else 'parameters'}; compute it in every evaluation"
+            )
+        if of_parameters:
+            remade = attributes.forget()
+    return Found(tuple(a.detach() for a in first), in_place, scalars.seen, gradient, remade)
+
+
+@torch.no_grad()
+def _matters(step: Given, u: State, tensors: Sequence[Tensor], attributes: Attributes) -> bool:
+    """Whether a step's value is another without what was kept of an evaluation of something else."""
+    kept = step(as_laid_out(u), tensors)
+    with attributes.forgotten():
+        return not same(kept, step(as_laid_out(u), tensors), repeated=True)
 
 
 def _with_gradients(

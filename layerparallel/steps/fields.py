@@ -16,6 +16,7 @@ from torch.func import functional_call, vmap
 
 from .attention import has_attention, plain_attention
 from .contents import takes_time
+from .remains import Attribute, undone
 from .repeatable import Repeatable, Statistics, batch_norms, spared
 from .state import NOTHING, Carried, State
 
@@ -152,6 +153,7 @@ class Stacked:
         names: the parameters, and buffers that are stacked too, in the order of `own`.
         held: what else the module holds, in the order of `shared`.
         compiled: the batched step goes through torch.compile.
+        remade: attributes that an evaluation keeps of its steps' parameters.
     """
 
     def __init__(
@@ -161,7 +163,9 @@ class Stacked:
         held: Sequence[str] = (),
         compiled: bool = False,
         manner: Manner = PLAINLY,
+        remade: Sequence[Attribute] = (),
     ):
+        self.remade = remade
         self.template, self.names, self.held, self.manner = template, tuple(names), tuple(held), manner
         self.timed, self.indexed, self.unlike = manner.takes_time(template), manner.watched, False
         self.watched = Watched(template, manner) if manner.watched else None
@@ -181,7 +185,7 @@ class Stacked:
 
     def __call__(self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], at: At) -> State:
         own, shared = tuple(own), tuple(shared)
-        with plain_attention(self._attention):
+        with plain_attention(self._attention), undone(self.remade):
             if self.watched is not None:
                 others = dict(zip(self.held, shared, strict=True))
                 return self.watched(

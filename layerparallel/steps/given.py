@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .comparing import same
-from .state import State
+from .state import State, differentiable
 
 Given = Callable[[State, Sequence[Tensor]], State]
 """The value of a step of a state and of the tensors that it differentiates."""
@@ -38,6 +38,14 @@ def as_laid_out(u: State) -> State:
 def in_order(u: State) -> State:
     """A copy of a state, its dimensions in the order of memory, as a chain's arrays have it."""
     return tuple(a.detach().clone(memory_format=torch.contiguous_format) for a in u)
+
+
+def perturbed(p: Tensor) -> Tensor:
+    """Other values of a parameter, for which no random numbers of the user's are drawn."""
+    if not differentiable(p):
+        return p
+    shifts = 0.1 * torch.arange(p.numel(), device=p.device).cos().view(p.shape)  # of no mean or sum 0
+    return as_itself(p.detach() + shifts.to(p.dtype), p)
 
 
 def asks_for(step: Given, u: State, tensors: Sequence[Tensor], first: State) -> str | None:

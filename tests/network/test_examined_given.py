@@ -1,4 +1,4 @@
-"""What steps ask of what they are given: a parameter's class and attributes, the state's place in memory."""
+"""What steps ask of what they are given, and what they keep of it."""
 
 from typing import Any
 
@@ -92,3 +92,74 @@ def test_a_step_that_depends_on_the_place_in_memory(body, solver):
 def test_a_state_that_lies_in_memory_in_another_order(body, solver):
     net, twin = made(Block, body, solver)
     assert_twins(net, twin, entering()[:4].T)
+
+
+# ---- what is kept from one evaluation to the next ---------------------------------------------------
+
+
+class Prepares(Block):
+    """Prepares its weight once for evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready: Any = None
+        self.cache: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> Any:
+        self.ready = None
+        self.cache = {}
+        return super().train(mode)
+
+    def forward(self, u: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(u)
+        if self.ready is None:
+            self.ready = 2 * self.fc.weight.detach()
+            self.cache["bias"] = 3 * self.fc.bias.detach()
+        return u + 0.1 * torch.tanh(u @ self.ready.T + self.cache["bias"])
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", ["serial", "mgrit"])
+def test_weights_that_are_prepared_for_evaluation_are_each_steps_own(body, solver):
+    net, twin = made(Prepares, body)
+    net.evaluate_with = SOLVERS[solver]
+    for k in range(2):
+        assert_twins(net.train(), twin.train(), entering() + k)
+        for module in (net, twin):
+            module.eval()
+        for grad in (False, True):
+            with torch.set_grad_enabled(grad):
+                out, expected = net(entering() + k), twin(entering() + k)
+            torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
+        with torch.no_grad():
+            for module in (net, twin):
+                for p in module.parameters():
+                    p.mul_(0.9)
+
+
+def once(block: Any, v: Tensor, made: Any) -> Any:
+    if not hasattr(block, "kept"):
+        block.kept = made(block, v)
+    return block.kept
+
+
+def test_what_is_kept_of_a_state_or_of_stacked_parameters_is_refused():
+    def of_state(block: Any, v: Tensor) -> Tensor:
+        return v * once(block, v, lambda b, v: float(v.detach().mean()))
+
+    def of_weight(block: Any, v: Tensor) -> Tensor:
+        return v * once(block, v, lambda b, v: [b.fc.weight.detach().mean()])[0]
+
+    def of_shape(block: Any, v: Tensor) -> Tensor:
+        return v * once(block, v, lambda b, v: torch.arange(v.shape[-1]))
+
+    for body in BODIES:
+        net, _ = made(lambda: Block(of_state), body)
+        assert "keeps kept from its first evaluation" in refusal(net, entering())
+        net, twin = made(lambda: Block(of_shape), body, "mgrit")
+        assert_twins(net, twin, entering())
+    net, _ = made(lambda: Block(of_weight), "stacked")
+    assert "later ones, which are of other parameters" in refusal(net, entering())
+    net, twin = made(lambda: Block(of_weight), "unlike", "mgrit")
+    assert_twins(net, twin, entering())

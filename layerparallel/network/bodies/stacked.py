@@ -20,6 +20,7 @@ from ...steps.examination import examine
 from ...steps.fields import At, Manner, Stacked, Watched
 from ...steps.given import as_itself
 from ...steps.integrators import INTEGRATORS
+from ...steps.remains import Attribute
 from ...steps.repeatable import Repeatable, Statistics, batch_norms, commit, frozen_statistics
 from ...steps.state import NOTHING, Carried, State
 from ..serial_twins import SerialBody
@@ -60,6 +61,7 @@ class StackedBody(Body):
         stack_statistics(self.layer, depth)
         self.names: tuple[str, ...] = ()
         self.held: tuple[str, ...] = ()
+        self.remade: tuple[Attribute, ...] = ()
         self.tensors()
         self._register_state_dict_hook(to_layers)
         self.register_load_state_dict_pre_hook(from_layers)
@@ -145,10 +147,11 @@ class StackedBody(Body):
         closed = None if carried.parts else closed_chain(self.layer, parameters, self, placement)
         if closed is not None:
             return closed
-        names, held, manner = (*self.names, *frozen), self.held, habits.manner(self.timed, carried)
+        names, held, remade = (*self.names, *frozen), self.held, self.remade
+        manner = habits.manner(self.timed, carried)
         return GenericChain(
             self._field(
-                lambda: Stacked(self.layer, names, held, self.compiled, manner),
+                lambda: Stacked(self.layer, names, held, self.compiled, manner, remade),
                 names,
                 held,
                 manner.watched,
@@ -192,11 +195,13 @@ class StackedBody(Body):
             return watched.single(Repeatable(0), 0, given, (carried.given(v),), t)[0]
 
         first = [as_itself(t[0], t) for t in tensors[:held]] + tensors[held:]
-        found = examine(step, u, first, self.layer, which, carried)
+        found = examine(step, u, first, self.layer, which, carried, one_for_all=True)
         habits = Habits.of(watched, found.in_place)
+        self.remade = tuple(dict.fromkeys((*self.remade, *found.remade)))
         count = min(2 if several else 1, len(self.block))
         manner = Manner(self.timed, True, found.in_place, carried)
-        field = Stacked(self.layer, (*self.names, *frozen), self.held, manner=manner)
+        stack = (*self.names, *frozen)
+        field = Stacked(self.layer, stack, self.held, manner=manner, remade=self.remade)
         rows = [p[:count] for p in (*tensors[:held], *frozen.values())]
         many = tuple(torch.stack([a] * count) for a in u)
         at = At(range(count), many[0].real.new_zeros(count), key=0)

@@ -15,9 +15,10 @@ from ...steps.comparing import same
 from ...steps.contents import contents
 from ...steps.examination import examine
 from ...steps.fields import At, Manner, Tied, Watched
+from ...steps.given import perturbed
 from ...steps.integrators import INTEGRATORS
 from ...steps.repeatable import Repeatable, Statistics, batch_norms, commit
-from ...steps.state import NOTHING, Carried, State, differentiable, state_map
+from ...steps.state import NOTHING, Carried, State, state_map
 from ..serial_twins import SerialTied
 from .base import Body, gathered, uncompiled
 from .habits import Habits, refuse_unbatched
@@ -128,9 +129,7 @@ class TiedBody(Body):
         self.folds = self.folds and not found.branches
         if not (habits.watched or carried.parts):
             plain = Tied(self.layer, names, manner=manner)
-            others = [
-                p + 0.1 * _ones_and_minus_ones(p) for p in shared
-            ]  # a gate of 0 hides what is behind
+            others = [perturbed(p) for p in shared]  # a gate of 0 hides what is behind
             self.folds = self.folds and all(_alike(plain, both, own, ps, at) for ps in (shared, others))
         if not self.folds or habits.watched or carried.parts or apart.timed:
             refuse_unbatched(lambda v, _: apart(v, own, shared, at), both, found, which)
@@ -145,13 +144,6 @@ class TiedBody(Body):
 
     def serial(self) -> nn.Module:
         return SerialTied(copy.deepcopy(self.layer), self.depth, self.h, self.integrator, self.timed)
-
-
-def _ones_and_minus_ones(p: Tensor) -> Tensor:
-    """No random numbers of the user's are drawn for it."""
-    if not differentiable(p):
-        return torch.zeros_like(p)
-    return torch.cos(torch.pi * torch.arange(p.numel(), device=p.device)).view(p.shape).to(p.dtype)
 
 
 @torch.no_grad()
