@@ -25,6 +25,7 @@ from ..solvers.solution import Solution
 from ..steps.repeatable import Statistics
 from ..steps.signs import Signs, uncached
 from ..steps.state import Carried, ChangedInPlaceError, State, versions
+from .bodies.habits import Modes
 from .entering import fitting, refuse_non_finite
 from .guard import guarded
 
@@ -37,6 +38,9 @@ class Binder(Protocol):
 
     depth: int
     plain_in_turn: bool
+
+    @property
+    def modes(self) -> Modes: ...
 
     @property
     def notes(self) -> bool: ...
@@ -229,7 +233,7 @@ class _Propagate(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> State:
         end, ctx.chain, ctx.adjoint = _forward(call, tensors, record=True)
         end = tuple(a.clone() for a in end)  # the next module may change it in place
-        ctx.call = call
+        ctx.call, ctx.modes = call, call.body.modes
         device = tensors[0].device.type
         ctx.autocast = (
             device,
@@ -252,7 +256,7 @@ class _Propagate(torch.autograd.Function):
         adjoint.keep = _graph_is_kept()
         parts = call.parts
         device, enabled, dtype = ctx.autocast
-        with torch.autocast(device, dtype=dtype, enabled=enabled), uncached():
+        with torch.autocast(device, dtype=dtype, enabled=enabled), uncached(), ctx.modes.again():
             packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
             placement, group = ctx.chain.placement, call.body.group
             if placement is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,7 +20,7 @@ from ...group.blocks import Blocks
 from ...steps.repeatable import BatchNorm, Statistics
 from ...steps.signs import Signs, uncached, unpacked
 from ...steps.state import NOTHING, Carried, State
-from .habits import Habits, mode_of
+from .habits import Habits, Modes
 
 KEPT_BYTES = 1 << 30
 """Most scratch memory that a body keeps from one training step to the next."""
@@ -45,12 +45,14 @@ class Body(nn.Module):
         """Modules whose forward has an argument t are given the time."""
         self.habits, self.known = Habits(), False
         """Those of the present mode, and whether its steps were examined."""
+        self.modes = Modes(())
+        """Those of the last propagation."""
         self._examined: dict[Hashable, Habits] = {}
         self._fields: dict[Any, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own fields: those of the original evaluate the original's modules."""
-        return {**self.__dict__, "_fields": {}, "_examined": {}}
+        return {**self.__dict__, "_fields": {}, "_examined": {}, "modes": Modes(())}
 
     compiled = False
     """Whether the batched step goes through torch.compile."""
@@ -161,7 +163,8 @@ class Body(nn.Module):
                 "steps takes; make it by chain(module, depth, tied=True)"
             )
         self.driven = bool(inputs)
-        modes = self._modes()
+        self.modes = Modes(self._parts())
+        modes = self.modes.key
         given = tuple(carried.parts), tuple(a.dim() for a in (*u, *inputs))
         before = self._examined.get(modes)
         if anew:
@@ -190,13 +193,14 @@ class Body(nn.Module):
         """Whether a training forward has running statistics to commit."""
         return any(isinstance(part, BatchNorm) and part.training for part in self.modules())
 
-    def _modes(self) -> Hashable:
-        """What changes where modules are replaced or switched over."""
-        return tuple(map(mode_of, self.modules()))
+    def _parts(self) -> Iterable[nn.Module]:
+        """All modules of the steps, of those on other ranks, too."""
+        return self.modules()
 
     def recall(self) -> None:
         """Goes by what was found in the present mode, if it was examined; evaluation may go without."""
-        found = self._examined.get(self._modes())
+        self.modes = Modes(self._parts())
+        found = self._examined.get(self.modes.key)
         self.habits, self.known = found or Habits(), found is not None
 
     def _examined_on_ranks(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:

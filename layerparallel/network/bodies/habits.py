@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -59,6 +60,29 @@ class Habits:
 def mode_of(part: nn.Module) -> Hashable:
     """What tells that a module was replaced or switched over, or that others have begun to change it."""
     return type(part), part.training, len(part._buffers), len(part._forward_pre_hooks)
+
+
+class Modes:
+    """The modules of a chain, and the modes in which they are now."""
+
+    def __init__(self, modules: Iterable[nn.Module]):
+        self.parts = tuple(modules)
+        self.key: Hashable = tuple(map(mode_of, self.parts))
+        self.training = [part.training for part in self.parts]
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """In the modes of then: a gradient may come after eval()."""
+        changed = [
+            p for p, then in zip(self.parts, self.training, strict=True) if p.training is not then
+        ]
+        for part in changed:
+            part.training = not part.training
+        try:
+            yield
+        finally:
+            for part in changed:
+                part.training = not part.training
 
 
 def refuse_unbatched(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from ...steps.unlike import Unlike, step_tensors
 from ..serial_twins import SerialBody
 from ..stacking import from_layers, skeleton, to_layers
 from .base import Body
-from .habits import Habits, mode_of
+from .habits import Habits
 
 
 class UnlikeBody(Body):
@@ -56,8 +56,8 @@ class UnlikeBody(Body):
         self._fields.clear()
         self.add_nothing(example.detach())
 
-    def _modes(self) -> Hashable:
-        return tuple(map(mode_of, (part for m in self.every for part in m.modules())))
+    def _parts(self) -> Iterable[nn.Module]:
+        return (part for m in self.every for part in m.modules())
 
     @property
     def notes(self) -> bool:
