@@ -66,7 +66,7 @@ class Binder(Protocol):
 
     def recall(self) -> None: ...
 
-    def signs(self, device: torch.device) -> Signs | None: ...
+    def signs(self, device: torch.device, tensors: Sequence[Tensor]) -> Signs | None: ...
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None: ...
 
@@ -169,18 +169,19 @@ def _forward(
 def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solved:
     """Solves; once more where steps turn out to do other things than when they were examined."""
     u0 = tuple(tensors[: call.parts])
-    signs = call.body.signs(u0[0].device)
+    given = tensors[call.parts : call.parts + call.inputs], tensors[call.parts + call.inputs :]
+    signs = call.body.signs(u0[0].device, given[1])
     if signs is None:
         return _solved(call, tensors, record, signs)
 
     def changed() -> bool:
-        inputs = tuple(tensors[call.parts : call.parts + call.inputs])
-        return call.body.examine(u0, inputs, call.carried, _several(call.solver), anew=True)
+        return call.body.examine(u0, tuple(given[0]), call.carried, _several(call.solver), anew=True)
 
     numbers, before = torch.get_rng_state(), versions(u0)
     try:
         found = _solved(call, tensors, record, signs)
     except RuntimeError as error:
+        signs.refuse_written()
         in_place = isinstance(error, ChangedInPlaceError)
         known = changed()
         if not known and not in_place:
@@ -191,6 +192,7 @@ def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solve
                 "taken; let it work on a copy, u.clone()"
             ) from error
     else:
+        signs.refuse_written()
         if not signs.shown():
             return found
         drawn = signs.drawn()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .state import State, differentiable
+from .state import State, differentiable, versions
 
 ROUNDING = {2: 2e-2, 4: 1e-3, 8: 1e-8}
 """Relative difference up to which values agree that are computed in batches of another size, by the
@@ -21,8 +21,12 @@ class Kept:
 
     def __init__(self, tensors: Sequence[Tensor], module: nn.Module | None):
         self.tensors = [(t, _copies(t)) for t in tensors]
-        self.module = module
+        self.versions, self.module = versions(tensors), module
         self.buffers = {name: (b, _copies(b)) for name, b in self._buffers().items()}
+
+    def written(self) -> bool:
+        """Whether somebody has written to a parameter, if only what was there."""
+        return self.versions != versions([t for t, _ in self.tensors])
 
     def _buffers(self) -> dict[str, Tensor]:
         return {} if self.module is None else dict(self.module.named_buffers())

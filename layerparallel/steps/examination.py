@@ -50,6 +50,7 @@ class Found:
     Attributes:
         value: the parts of the step's value that move, detached.
         in_place: it changes the state in place.
+        writes: it writes to its parameters, but what is there already.
         branches: it reads values, so what it does to a sample may depend on the others.
         gradient: of the sum of the value with respect to the state, None where it has none.
         remade: attributes that have to be made anew for every step: they depend on its parameters.
@@ -60,6 +61,7 @@ class Found:
     branches: bool
     gradient: Sequence[Tensor | None] = ()
     remade: tuple[Attribute, ...] = ()
+    writes: bool = False
 
 
 def examine(
@@ -176,7 +178,9 @@ def _examined(
             )
         if of_parameters:
             remade = attributes.forget()
-    return Found(tuple(a.detach() for a in first), in_place, scalars.seen, gradient, remade)
+    return Found(
+        tuple(a.detach() for a in first), in_place, scalars.seen, gradient, remade, kept.written()
+    )
 
 
 @torch.no_grad()

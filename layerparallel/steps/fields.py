@@ -46,17 +46,23 @@ class Manner:
         timed: modules whose forward has an argument t are given the time.
         watched: they have dropout, or batch norm in training.
         in_place: they change the state in place, and get a copy of it.
+        writes: they write to their parameters, what is there already, and get copies of them.
         carried: parts of the state that they are given, too, and pass along.
     """
 
     timed: bool = True
     watched: bool = False
     in_place: bool = False
+    writes: bool = False
     carried: Carried = NOTHING
 
     def given(self, u: State) -> Any:
         """One state as the user's code sees it."""
         return self.carried.given(tuple(a.clone() for a in u) if self.in_place else u)
+
+    def parameters(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters of one step as the user's code sees them."""
+        return {name: t.clone() for name, t in tensors.items()} if self.writes else tensors
 
     def moving(self, value: object) -> State:
         """What moves of what the user's code has returned."""
@@ -108,7 +114,7 @@ class Watched:
     ) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
         """One step: what the module returns, and the batch statistics met."""
         norms = batch_norms(self.module)
-        tensors = {**spared(norms), **parameters}
+        tensors = {**spared(norms), **self.manner.parameters(parameters)}
         extra = {"t": t} if self.timed else {}
         with mode.begin(step, norms):
             value = functional_call(self.module, tensors, arguments, extra)
@@ -180,7 +186,8 @@ class Stacked:
     ) -> State:
         tensors = dict(zip((*self.names, *self.held), (*own, *shared), strict=True))
         extra = {"t": t} if self.timed else {}
-        value = functional_call(self.template, tensors, (self.manner.given(u),), extra)
+        tensors, given = self.manner.parameters(tensors), self.manner.given(u)
+        value = functional_call(self.template, tensors, (given,), extra)
         return self.manner.moving(value)
 
     def __call__(self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], at: At) -> State:
@@ -227,7 +234,7 @@ class Tied:
         self, u: State, inputs: tuple[Tensor, ...], shared: Sequence[Tensor], t: Tensor | None
     ) -> State:
         extra = {"t": t} if self.timed else {}
-        parameters = dict(zip(self.names, shared, strict=True))
+        parameters = self.manner.parameters(dict(zip(self.names, shared, strict=True)))
         arguments = (self.manner.given(u), *inputs)
         return self.manner.moving(functional_call(self.module, parameters, arguments, extra))
 

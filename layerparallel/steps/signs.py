@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils import parametrize
+
+from .state import versions
 
 
 def generators(device: torch.device) -> list[Tensor]:
@@ -85,13 +87,21 @@ class Signs:
 
     Args:
         buffers: of all steps, if they have any but those of batch norm.
+        parameters: of all steps, that do not write to them.
     """
 
-    def __init__(self, device: torch.device, buffers: Callable[[], Iterable[Tensor]]):
-        self.device, self.buffers, self.packing = device, buffers, Packing()
+    def __init__(
+        self,
+        device: torch.device,
+        buffers: Callable[[], Iterable[Tensor]],
+        parameters: Sequence[Tensor],
+    ):
+        self.device, self.buffers, self.parameters = device, buffers, parameters
+        self.packing = Packing()
 
     def __enter__(self) -> None:
         self.generators, self.versions = generators(self.device), self._versions()
+        self.before = versions(self.parameters)
         self.others = other_generators()
         self.packing.__enter__()
 
@@ -100,6 +110,18 @@ class Signs:
 
     def _versions(self) -> list[tuple[int, int]]:
         return [(id(b), 0 if b.is_inference() else b._version) for b in self.buffers()]
+
+    def refuse_written(self) -> None:
+        """Refuses steps that have written to their parameters.
+
+        Raises:
+            ValueError: they have.
+        """
+        if self.before != versions(self.parameters):
+            raise ValueError(
+                "a step has begun to write to its parameters, and a solve evaluates it several times; do "
+                "it once per training step, outside of the network"
+            )
 
     def drawn(self) -> bool:
         """Whether random numbers were drawn."""

@@ -124,8 +124,8 @@ class ChangedInPlaceError(RuntimeError):
     """A step that is not known to do so has changed the state in place."""
 
 
-def versions(u: State) -> list[int]:
-    """They move when a state is changed in place; tensors of inference mode have none."""
+def versions(u: Iterable[Tensor]) -> list[int]:
+    """They move when tensors are changed in place; those of inference mode have none."""
     return [] if torch.is_inference_mode_enabled() else [a._version for a in u if not a.is_inference()]
 
 

@@ -93,6 +93,7 @@ class Unlike:
                 parameters = dict(zip(self.names[n], mine, strict=True))
                 v = self.manner.given(tuple(a[i] for a in u))
                 if self.watched is None:
+                    parameters = self.manner.parameters(parameters)
                     value = functional_call(self.modules[n], parameters, (v,))
                     results.append(self.manner.moving(value))
                     continue

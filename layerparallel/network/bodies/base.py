@@ -169,7 +169,8 @@ class Body(nn.Module):
         before = self._examined.get(modes)
         if anew:
             self._examined.clear()
-        if not any((modes, each, given) in self._examined for each in (True, several)):
+        known = any((modes, each, given) in self._examined for each in (True, several))
+        if not known or self._examined[modes].writes:
             now = self._examined_on_ranks(u, inputs, carried, several)
             self._examined[modes, several, given] = now
             self._examined[modes] = now | self._examined.get(modes, Habits())
@@ -182,11 +183,12 @@ class Body(nn.Module):
             )
         return now != before
 
-    def signs(self, device: torch.device) -> Signs | None:
+    def signs(self, device: torch.device, tensors: Sequence[Tensor]) -> Signs | None:
         """What to look at while steps are evaluated; None where they need no care."""
         if self.vouched or not self.group.alone or not self.known:
             return None
-        return Signs(device, self.buffers if self.habits.buffered else lambda: ())
+        buffers = self.buffers if self.habits.buffered else lambda: ()
+        return Signs(device, buffers, () if self.habits.writes else tensors)
 
     @property
     def notes(self) -> bool:

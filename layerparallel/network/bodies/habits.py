@@ -26,19 +26,21 @@ class Habits:
         statistics: they note batch statistics.
         in_place: they change the state in place.
         buffered: they have buffers, besides those of batch norm.
+        writes: they write to their parameters, which has to leave them as they are every time.
     """
 
     random: bool = False
     statistics: bool = False
     in_place: bool = False
     buffered: bool = False
+    writes: bool = False
 
     @classmethod
-    def of(cls, watched: Watched, in_place: bool) -> Habits:
+    def of(cls, watched: Watched, found: Found) -> Habits:
         """Those of a module that has been called."""
         parts = watched.module.modules()
         buffered = any(part._buffers and not isinstance(part, BatchNorm) for part in parts)
-        return cls(watched.random, watched.statistics, in_place, buffered)
+        return cls(watched.random, watched.statistics, found.in_place, buffered, found.writes)
 
     def __or__(self, other: Habits) -> Habits:
         return Habits(*(a or b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -50,7 +52,7 @@ class Habits:
 
     def manner(self, timed: bool, carried: Carried) -> Manner:
         """How steps with these habits are called."""
-        return Manner(timed, self.watched, self.in_place, carried)
+        return Manner(timed, self.watched, self.in_place, self.writes, carried)
 
     def key(self, group: Group) -> int | None:
         """A key for the masks of a propagation, from torch's global generator; one for all ranks."""

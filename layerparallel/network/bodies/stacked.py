@@ -196,10 +196,10 @@ class StackedBody(Body):
 
         first = [as_itself(t[0], t) for t in tensors[:held]] + tensors[held:]
         found = examine(step, u, first, self.layer, which, carried, one_for_all=True)
-        habits = Habits.of(watched, found.in_place)
+        habits = Habits.of(watched, found)
         self.remade = tuple(dict.fromkeys((*self.remade, *found.remade)))
         count = min(2 if several else 1, len(self.block))
-        manner = Manner(self.timed, True, found.in_place, carried)
+        manner = Manner(self.timed, True, found.in_place, found.writes, carried)
         stack = (*self.names, *frozen)
         field = Stacked(self.layer, stack, self.held, manner=manner, remade=self.remade)
         rows = [p[:count] for p in (*tensors[:held], *frozen.values())]

@@ -118,13 +118,13 @@ class TiedBody(Body):
             return watched.single(Repeatable(0), 0, given, (carried.given(v), *first), t)[0]
 
         found = examine(step, u, tensors, self.layer, which, carried)
-        habits = Habits.of(watched, found.in_place)
+        habits = Habits.of(watched, found)
         if not several or self.depth == 1 or any(x.shape[0] != self.depth for x in inputs):
             return habits
         shared, t = [p.detach() for p in tensors], u[0].real.new_zeros(2)
         own, at = [x[:2].detach() for x in inputs], At((0, 1), t, key=0)
         both = tuple(torch.stack([a, 1 - 2 * a]) for a in u)
-        manner = Manner(self.timed, habits.watched, found.in_place, carried)
+        manner = habits.manner(self.timed, carried)
         apart = Tied(self.layer, names, folds=False, manner=manner)
         self.folds = self.folds and not found.branches
         if not (habits.watched or carried.parts):

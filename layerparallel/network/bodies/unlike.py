@@ -151,7 +151,7 @@ class UnlikeBody(Body):
                 return watched.single(Repeatable(0), 0, given, (carried.given(v),))[0]
 
             found = examine(step, u, own, module, f"step {n}", carried)
-            habits |= Habits.of(watched, found.in_place)
+            habits |= Habits.of(watched, found)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:
