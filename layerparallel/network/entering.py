@@ -7,10 +7,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..group.base import Group
 from ..steps.state import State, as_state, differentiable, refuse_other_classes, refuse_sparse
 from .driven import Driven
+
+
+def refuse_transforms(tensors: Sequence[Tensor]) -> None:
+    """Refuses to be transformed: only backward() knows a way through a solve.
+
+    Raises:
+        RuntimeError: called inside a torch.func transform.
+        ValueError: called with dual numbers, for a derivative in forward mode.
+    """
+    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
+        raise RuntimeError(
+            "torch.func transforms cannot pass through a layer-parallel network; "
+            "transform net.to_serial() instead"
+        )
+    dual = forward_ad._current_level >= 0
+    if dual and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise ValueError(
+            "forward-mode derivatives (torch.autograd.forward_ad) cannot pass through a layer-parallel "
+            "network; take them of net.to_serial() instead"
+        )
 
 
 def refuse_non_finite(u0: State, end: State) -> None:

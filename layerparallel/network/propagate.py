@@ -11,10 +11,10 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..chains.chain import Adjoint, Chain
 from ..chains.generic import GenericChain, Noting
@@ -26,8 +26,9 @@ from ..steps.repeatable import Statistics
 from ..steps.signs import Signs, uncached
 from ..steps.state import Carried, ChangedInPlaceError, State, versions
 from .bodies.habits import Modes
-from .entering import fitting, refuse_non_finite
+from .entering import fitting, refuse_non_finite, refuse_transforms
 from .guard import guarded
+from .leftovers import refuse_left_behind
 
 Solver = Serial | MGRIT | Split
 Direction = Literal["forward", "adjoint"]
@@ -113,13 +114,9 @@ def propagate(
             evaluated several times.
         RuntimeError: called inside a torch.func transform, or differentiated twice.
     """
-    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
-        raise RuntimeError(
-            "torch.func transforms cannot pass through a layer-parallel network; "
-            "transform net.to_serial() instead"
-        )
     solver.check(body.depth)
     held = body.tensors()
+    refuse_transforms((*u0, *inputs, *held))
     u0, carried = Carried.of(fitting(held, u0, inputs))
     plain = isinstance(solver, Serial) and body.plain_in_turn and not body.notes
     if torch.is_grad_enabled() or not plain:
@@ -254,30 +251,62 @@ class _Propagate(torch.autograd.Function):
                 "the layer-parallel gradient cannot be differentiated again (create_graph=True); "
                 "use net.to_serial() for second derivatives"
             )
-        call, adjoint = ctx.call, ctx.adjoint
-        adjoint.keep = _graph_is_kept()
-        parts = call.parts
-        device, enabled, dtype = ctx.autocast
-        with torch.autocast(device, dtype=dtype, enabled=enabled), uncached(), ctx.modes.again():
-            packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
-            placement, group = ctx.chain.placement, call.body.group
-            if placement is not None:
-                packed = hand_over(group, packed, group.size - 1, placement.ends(reverse=True)[0])
-            solver, guess = call.solver.adjoint.adjoint, None
-            if call.guess is not None:
-                guess = _fitting(call.guess.adjoint, solver, adjoint, packed)
-            solution = guarded(solver, adjoint, packed, guess, None, True)
+        try:
+            return _backward(ctx, tensors, outgoing)
+        except RuntimeError as error:
+            _refuse_changed(ctx, tensors, outgoing, error)
+            raise
+
+
+def _backward(
+    ctx: Any, tensors: Sequence[Tensor], outgoing: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    call, adjoint = ctx.call, ctx.adjoint
+    adjoint.keep = _graph_is_kept()
+    parts = call.parts
+    device, enabled, dtype = ctx.autocast
+    with torch.autocast(device, dtype=dtype, enabled=enabled), uncached(), ctx.modes.again():
+        packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
+        placement, group = ctx.chain.placement, call.body.group
+        if placement is not None:
+            packed = hand_over(group, packed, group.size - 1, placement.ends(reverse=True)[0])
+        solver, guess = call.solver.adjoint.adjoint, None
         if call.guess is not None:
-            call.guess.adjoint = _left(solver, solution)
-        call.report("adjoint", solution)
-        start = ctx.chain.unpack(solution.end, tensors[:parts])
-        gradients = call.body.unbind(adjoint.gradients(), ctx.chain)
-        if not adjoint.keep:
-            adjoint.free()
-            ctx.adjoint = ctx.chain = None
-        nothings = [torch.zeros_like(t) for t in call.body.nothings()]
-        found = [gradients.get(k) for k in range(len(tensors) - parts - len(nothings))]
-        return (None, *start, *found, *nothings)
+            guess = _fitting(call.guess.adjoint, solver, adjoint, packed)
+        solution = guarded(solver, adjoint, packed, guess, None, True)
+    if call.guess is not None:
+        call.guess.adjoint = _left(solver, solution)
+    call.report("adjoint", solution)
+    start = ctx.chain.unpack(solution.end, tensors[:parts])
+    gradients = call.body.unbind(adjoint.gradients(), ctx.chain)
+    if not adjoint.keep:
+        adjoint.free()
+        ctx.adjoint = ctx.chain = None
+    if call.body.group.alone:
+        refuse_left_behind(cast(nn.Module, call.body), adjoint)
+    nothings = [torch.zeros_like(t) for t in call.body.nothings()]
+    found = [gradients.get(k) for k in range(len(tensors) - parts - len(nothings))]
+    return (None, *start, *found, *nothings)
+
+
+def _refuse_changed(
+    ctx: Any, tensors: Sequence[Tensor], outgoing: Sequence[Tensor], error: RuntimeError
+) -> None:
+    """Finds out whether a gradient has failed because steps do other things than before.
+
+    Raises:
+        ValueError: it has, or several gradients were asked for at once.
+    """
+    if any(map(torch._C._functorch.is_legacy_batchedtensor, outgoing)):  # type: ignore[attr-defined]
+        raise ValueError(
+            "this solver and layer take no batch of gradients (is_grads_batched=True, vectorize=True); "
+            "take one after the other, or those of net.to_serial()"
+        ) from error
+    call: _Call = ctx.call
+    u0, inputs = tuple(tensors[: call.parts]), tuple(tensors[call.parts :][: call.inputs])
+    if call.body.signs(u0[0].device, ()) is not None:
+        with ctx.modes.again():
+            call.body.examine(u0, inputs, call.carried, _several(call.solver), anew=True)
 
 
 def interval_length(solver: Solver, depth: int) -> int:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .comparing import Kept, equal, same
 from .contents import left_behind
 from .given import Given, as_laid_out, asks_for, in_order, perturbed, themselves
-from .remains import Attribute, Attributes, Trace, made_by_hooks
+from .remains import Attribute, Attributes, Trace, leaves_behind, made_by_hooks
 from .signs import Packing, generators, moved, other_generators
 from .state import Carried, State, differentiable, refuse_other_kind
 
@@ -153,12 +153,7 @@ def _examined(
         )
     left = {} if module is None else left_behind(module)
     if left if made_by_hooks(module) else trace.held():
-        where = next(iter(left), None)
-        raise ValueError(
-            f"{which} leaves a tensor with a graph in "
-            f"{f'its attribute {where}' if where else 'a container, a hook or a global'}, {AGAIN}; "
-            "return it as a part of the state"
-        )
+        raise ValueError(leaves_behind(which, left))
     if len(first) != len(second) or not same(first, second, repeated=True):
         if (found := asks_for(plain, u, tensors, first)) is not None:
             raise ValueError(f"{which} asks for {found}")

@@ -63,6 +63,16 @@ def made_by_hooks(module: nn.Module | None) -> bool:
     return module is not None and any(remade(part) for part in module.modules())
 
 
+def leaves_behind(which: str, left: Iterable[str]) -> str:
+    """The sentence for a step that does, by what is known of where."""
+    where = next(iter(left), None)
+    place = "a container, a hook or a global" if where is None else f"its attribute {where}"
+    return (
+        f"{which} leaves a tensor with a graph in {place}, and a solve evaluates a step several times; "
+        "return it as a part of the state"
+    )
+
+
 class Attributes:
     """Those of modules: numbers that count evaluations, and what one evaluation keeps for the next."""
 

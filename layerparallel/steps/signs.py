@@ -119,8 +119,8 @@ class Signs:
         """
         if self.before != versions(self.parameters):
             raise ValueError(
-                "a step has begun to write to its parameters, and a solve evaluates it several times; do "
-                "it once per training step, outside of the network"
+                "a step has begun to write to its parameters, and a solve evaluates it several times; "
+                "do it once per training step, outside of the network"
             )
 
     def drawn(self) -> bool:
