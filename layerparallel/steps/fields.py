@@ -116,8 +116,15 @@ class Watched:
         norms = batch_norms(self.module)
         tensors = {**spared(norms), **self.manner.parameters(parameters)}
         extra = {"t": t} if self.timed else {}
+        given = dict(tensors)
         with mode.begin(step, norms):
             value = functional_call(self.module, tensors, arguments, extra)
+        for name in parameters:
+            if tensors[name] is not given[name]:
+                raise ValueError(
+                    f"a step puts another tensor in place of {name}, which requires a gradient and is "
+                    "given to it; return it as a part of the state"
+                )
         self.random |= mode.random
         self.statistics |= bool(mode.uses)
         return value, mode.found

@@ -22,6 +22,8 @@ from ...steps.signs import Signs, uncached, unpacked
 from ...steps.state import NOTHING, Carried, State
 from .habits import Habits, Modes
 
+MANY_MODES = 100
+"""Most modes for which it is kept what was found."""
 KEPT_BYTES = 1 << 30
 """Most scratch memory that a body keeps from one training step to the next."""
 
@@ -163,17 +165,20 @@ class Body(nn.Module):
                 "steps takes; make it by chain(module, depth, tied=True)"
             )
         self.driven = bool(inputs)
-        self.modes = Modes(self._parts())
+        self.modes = self._modes()
         modes = self.modes.key
         given = tuple(carried.parts), tuple(a.dim() for a in (*u, *inputs))
         before = self._examined.get(modes)
         if anew:
+            self._forget()
+        elif len(self._examined) > MANY_MODES:
             self._examined.clear()
         known = any((modes, each, given) in self._examined for each in (True, several))
         if not known or self._examined[modes].writes:
             now = self._examined_on_ranks(u, inputs, carried, several)
-            self._examined[modes, several, given] = now
-            self._examined[modes] = now | self._examined.get(modes, Habits())
+            now |= self._examined.get(modes, Habits())
+            for key in (modes, self._modes().key):  # the steps may have switched themselves over
+                self._examined[key] = self._examined[key, several, given] = now
         self.habits = now = self._examined[modes]
         self.known = True
         if self.compiled and (now.watched or carried.parts):
@@ -195,13 +200,21 @@ class Body(nn.Module):
         """Whether a training forward has running statistics to commit."""
         return any(isinstance(part, BatchNorm) and part.training for part in self.modules())
 
+    def _forget(self) -> None:
+        """Forgets what was found."""
+        self._examined.clear()
+
+    def _modes(self) -> Modes:
+        """The modes now."""
+        return Modes(self._parts(), settings=self.group.alone)
+
     def _parts(self) -> Iterable[nn.Module]:
         """All modules of the steps, of those on other ranks, too."""
         return self.modules()
 
     def recall(self) -> None:
         """Goes by what was found in the present mode, if it was examined; evaluation may go without."""
-        self.modes = Modes(self._parts())
+        self.modes = self._modes()
         found = self._examined.get(self.modes.key)
         self.habits, self.known = found or Habits(), found is not None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import types
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
@@ -64,12 +66,38 @@ def mode_of(part: nn.Module) -> Hashable:
     return type(part), part.training, len(part._buffers), len(part._forward_pre_hooks)
 
 
-class Modes:
-    """The modules of a chain, and the modes in which they are now."""
+def settings_of(part: nn.Module) -> Hashable:
+    """What switches a user's module over: texts, functions, and which numbers are 0.
 
-    def __init__(self, modules: Iterable[nn.Module]):
+    A number that grows, as a count or a rate does, is no switch.
+    """
+    if not _of_a_user(type(part)):
+        return None
+    values = part.__dict__.values()
+    return tuple([v if type(v) in TOLD else not v for v in values if type(v) in SWITCHES])
+
+
+TOLD = frozenset([str, types.FunctionType, types.BuiltinFunctionType])
+SWITCHES = TOLD | {bool, int, float, type(None)}
+
+
+@functools.cache
+def _of_a_user(kind: type[nn.Module]) -> bool:
+    return not kind.__module__.startswith(("torch.nn.", "layerparallel.network."))
+
+
+class Modes:
+    """The modules of a chain, and the modes in which they are now.
+
+    Args:
+        settings: look at their settings, too, which may differ from rank to rank.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], settings: bool = False):
         self.parts = tuple(modules)
         self.key: Hashable = tuple(map(mode_of, self.parts))
+        if settings:
+            self.key = self.key, tuple(map(settings_of, self.parts))
         self.training = [part.training for part in self.parts]
 
     @contextlib.contextmanager
