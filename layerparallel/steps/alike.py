@@ -8,6 +8,7 @@ have any are not alike.
 from __future__ import annotations
 
 import functools
+import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -81,6 +82,19 @@ def _gather(a: nn.Module, b: nn.Module, pairs: dict[Tensor, Tensor], buffers: bo
         elif not _gather(module, other, pairs, buffers):
             return False
     return True
+
+
+def switches(part: nn.Module) -> tuple[Any, ...]:
+    """What switches a module over: texts, functions, and which numbers are 0.
+
+    A number that grows, as a count or a rate does, is no switch.
+    """
+    values = part.__dict__.values()
+    return tuple([v if type(v) in TOLD else not v for v in values if type(v) in SWITCHES])
+
+
+TOLD = frozenset([str, types.FunctionType, types.BuiltinFunctionType])
+SWITCHES = TOLD | {bool, int, float, type(None)}
 
 
 def _same_functions(a: dict[Any, Any], b: dict[Any, Any]) -> bool:

@@ -81,13 +81,7 @@ class Attributes:
         self.first = self.second = self._now()
 
     def _now(self) -> dict[Attribute, Any]:
-        parts = [] if self.module is None else self.module.modules()
-        return {
-            (part, name): _shallow(value)
-            for part in parts
-            for name, value in vars(part).items()
-            if name not in INTERNAL or name == "_buffers"
-        }
+        return _attributes([] if self.module is None else self.module.modules())
 
     def after_one(self) -> None:
         """After the first of two evaluations."""
@@ -149,6 +143,28 @@ def undone(attributes: Iterable[Attribute]) -> Iterator[None]:
     finally:
         for key, value in before:
             _put(key, value)
+
+
+@contextlib.contextmanager
+def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """All attributes of modules are afterwards as they were before; tensors are told by identity."""
+    before = _attributes(modules)
+    try:
+        yield
+    finally:
+        now = _attributes(modules)
+        for key in before | now:
+            if _other(before.get(key, MISSING), now.get(key, MISSING)):
+                _put(key, before.get(key, MISSING))
+
+
+def _attributes(modules: Iterable[nn.Module]) -> dict[Attribute, Any]:
+    return {
+        (part, name): _shallow(value)
+        for part in modules
+        for name, value in vars(part).items()
+        if name not in INTERNAL or name == "_buffers"
+    }
 
 
 def _put(key: Attribute, value: Any) -> None:

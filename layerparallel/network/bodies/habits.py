@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import types
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...group.base import Group
+from ...steps.alike import switches
 from ...steps.comparing import same
 from ...steps.examination import Found, pulled
 from ...steps.fields import Manner, Watched
@@ -67,18 +67,8 @@ def mode_of(part: nn.Module) -> Hashable:
 
 
 def settings_of(part: nn.Module) -> Hashable:
-    """What switches a user's module over: texts, functions, and which numbers are 0.
-
-    A number that grows, as a count or a rate does, is no switch.
-    """
-    if not _of_a_user(type(part)):
-        return None
-    values = part.__dict__.values()
-    return tuple([v if type(v) in TOLD else not v for v in values if type(v) in SWITCHES])
-
-
-TOLD = frozenset([str, types.FunctionType, types.BuiltinFunctionType])
-SWITCHES = TOLD | {bool, int, float, type(None)}
+    """What switches a user's module over."""
+    return switches(part) if _of_a_user(type(part)) else None
 
 
 @functools.cache
