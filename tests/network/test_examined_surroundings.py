@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 from twins import BODIES, SOLVERS, WIDTH, Block, entering, gradients, made
 
@@ -51,3 +52,33 @@ def test_evaluation_mode_before_the_gradient(body, solver):
         found.append([out, u.grad, *(p.grad for p in net.parameters()), *net.buffers()])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_batch_of_gradients_is_right_or_refused(body, solver):
+    net, twin = made(Block, body, solver)
+    found = []
+    for module in (net, twin):
+        u = entering().requires_grad_()
+        many = torch.eye(u.numel(), dtype=u.dtype).view(-1, *u.shape)
+        out = module(u)
+        if module is net and "mgrit" in solver:
+            with pytest.raises(ValueError, match="take no batch of gradients"):
+                torch.autograd.grad(out, u, many, is_grads_batched=True)
+            return
+        found.append(torch.autograd.grad(out, u, many, is_grads_batched=True)[0])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("grad", [False, True])
+def test_derivatives_in_forward_mode_are_refused(body, grad):
+    net, _ = made(Block, body)
+    u = entering()
+    with torch.set_grad_enabled(grad), forward_ad.dual_level():
+        net(u)
+        with pytest.raises(ValueError, match=r"forward-mode derivatives .* of net\.to_serial\(\)"):
+            net(forward_ad.make_dual(u, u))
+        value = net.to_serial()(forward_ad.make_dual(u, u))
+        assert forward_ad.unpack_dual(value).tangent is not None
