@@ -56,7 +56,7 @@ def entering() -> Tensor:
     return torch.randn(5, WIDTH, dtype=torch.double)
 
 
-def refusal(net: nn.Module, u: Tensor) -> str:
+def refusal(net: nn.Module, u: Tensor | tuple[Tensor, ...]) -> str:
     with pytest.raises(ValueError, match=r"\A[^\n]*\Z") as caught:
         net(u).sum().backward()
     return str(caught.value)

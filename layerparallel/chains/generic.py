@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -276,6 +277,22 @@ class GenericAdjoint(TapedAdjoint[_Graph]):
 
     chain: GenericChain
 
+    def __init__(self, *given: Any, **settings: Any):
+        super().__init__(*given, **settings)
+        self.leaves: list[ReferenceType[Tensor]] = []
+        """Of all tapes: they live as long as anybody holds a graph that begins at them."""
+
+    def coarsen(
+        self, factor: int, operator: CoarseOperator, blocks: Blocks | None = None
+    ) -> GenericAdjoint:
+        coarse = cast(GenericAdjoint, super().coarsen(factor, operator, blocks))
+        coarse.leaves = self.leaves
+        return coarse
+
+    def living(self) -> list[Tensor]:
+        """The leaves of graphs that are still held: by others, where this is freed."""
+        return [leaf for each in self.leaves if (leaf := each()) is not None]
+
     def record(self, u: State, over: Intervals) -> State:
         with self.chain.noting():
             return super().record(u, over)
@@ -291,6 +308,7 @@ class GenericAdjoint(TapedAdjoint[_Graph]):
         departures = tuple(_leaf(a, True) for a in u)
         own = tuple(_leaf(s, fine and p.requires_grad) for s, p in zip(selected, chain.own, strict=True))
         shared = tuple(_leaf(p, fine and p.requires_grad) for p in chain.shared)
+        self.leaves += [ref(a) for a in (*departures, *own, *shared) if a.requires_grad]
         with torch.enable_grad():
             visited = chain.walk(departures, over, own, shared, onto=onto)
         return _Graph(departures, own, shared, visited)

@@ -24,8 +24,9 @@ from .bodies import Body
 from .copying import copyable, settle
 from .crossing import crossed, edge, everywhere, on_rank, told
 from .driven import Driven
+from .entering import finite
 from .parts import Chains, checked_chains
-from .propagate import Direction, Guess, Solver, finite, propagate
+from .propagate import Direction, Guess, Solver, propagate
 from .serial_twins import SerialChains, SerialNetwork
 from .wrapping import parted
 

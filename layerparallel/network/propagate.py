@@ -11,10 +11,10 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..chains.chain import Adjoint, Chain
 from ..chains.generic import GenericChain, Noting
@@ -22,11 +22,13 @@ from ..chains.placement import Placement
 from ..group.base import Group
 from ..solvers import MGRIT, Serial, Split
 from ..solvers.solution import Solution
-from ..steps.examination import Signs, uncached
 from ..steps.repeatable import Statistics
-from ..steps.state import Carried, ChangedInPlaceError, State, as_state, differentiable, versions
-from .driven import Driven
+from ..steps.signs import Signs, uncached
+from ..steps.state import Carried, ChangedInPlaceError, State, versions
+from .bodies.habits import Modes
+from .entering import fitting, refuse_non_finite, refuse_transforms
 from .guard import guarded
+from .leftovers import refuse_left_behind
 
 Solver = Serial | MGRIT | Split
 Direction = Literal["forward", "adjoint"]
@@ -36,6 +38,10 @@ class Binder(Protocol):
     """Makes a chain of parameter tensors (a `Body`)."""
 
     depth: int
+    plain_in_turn: bool
+
+    @property
+    def modes(self) -> Modes: ...
 
     @property
     def notes(self) -> bool: ...
@@ -63,7 +69,7 @@ class Binder(Protocol):
 
     def recall(self) -> None: ...
 
-    def signs(self, device: torch.device) -> Signs | None: ...
+    def signs(self, device: torch.device, tensors: Sequence[Tensor]) -> Signs | None: ...
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None: ...
 
@@ -110,15 +116,12 @@ def propagate(
             evaluated several times.
         RuntimeError: called inside a torch.func transform, or differentiated twice.
     """
-    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
-        raise RuntimeError(
-            "torch.func transforms cannot pass through a layer-parallel network; "
-            "transform net.to_serial() instead"
-        )
     solver.check(body.depth)
     held = body.tensors()
-    u0, carried = Carried.of(fitting(held, u0))
-    if torch.is_grad_enabled() or body.notes or not isinstance(solver, Serial):
+    refuse_transforms((*u0, *inputs, *held))
+    u0, carried = Carried.of(fitting(held, u0, inputs))
+    plain = isinstance(solver, Serial) and body.plain_in_turn and not body.notes
+    if torch.is_grad_enabled() or not plain:
         body.examine(u0, tuple(inputs), carried, _several(solver))
     else:
         body.recall()
@@ -164,18 +167,19 @@ def _forward(call: _Call, tensors: Sequence[Tensor], record: bool) -> tuple[Stat
 def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solved:
     """Solves; once more where steps turn out to do other things than when they were examined."""
     u0 = tuple(tensors[: call.parts])
-    signs = call.body.signs(u0[0].device)
+    given = tensors[call.parts : call.parts + call.inputs], tensors[call.parts + call.inputs :]
+    signs = call.body.signs(u0[0].device, given[1])
     if signs is None:
         return _solved(call, tensors, record, signs)
 
     def changed() -> bool:
-        inputs = tuple(tensors[call.parts : call.parts + call.inputs])
-        return call.body.examine(u0, inputs, call.carried, _several(call.solver), anew=True)
+        return call.body.examine(u0, tuple(given[0]), call.carried, _several(call.solver), anew=True)
 
     numbers, before = torch.get_rng_state(), versions(u0)
     try:
         found = _solved(call, tensors, record, signs)
     except RuntimeError as error:
+        signs.refuse_written()
         in_place = isinstance(error, ChangedInPlaceError)
         known = changed()
         if not known and not in_place:
@@ -186,6 +190,7 @@ def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solve
                 "taken; let it work on a copy, u.clone()"
             ) from error
     else:
+        signs.refuse_written()
         if not signs.shown():
             return found
         drawn = signs.drawn()
@@ -229,7 +234,7 @@ class _Propagate(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> State:
         end, ctx.solved = _forward(call, tensors, record=True)
         end = tuple(a.clone() for a in end)  # the next module may change it in place
-        ctx.call = call
+        ctx.call, ctx.modes = call, call.body.modes
         device = tensors[0].device.type
         ctx.autocast = (
             device,
@@ -248,30 +253,62 @@ class _Propagate(torch.autograd.Function):
                 "the layer-parallel gradient cannot be differentiated again (create_graph=True); "
                 "use net.to_serial() for second derivatives"
             )
-        call, chain, adjoint = ctx.call, ctx.solved.chain, ctx.solved.adjoint
-        adjoint.keep = _graph_is_kept()
-        parts = call.parts
-        device, enabled, dtype = ctx.autocast
-        with torch.autocast(device, dtype=dtype, enabled=enabled), uncached():
-            packed = chain.pack(tuple(g.contiguous() for g in outgoing))
-            placement, group = chain.placement, call.body.group
-            if placement is not None:
-                packed = hand_over(group, packed, group.size - 1, placement.ends(reverse=True)[0])
-            solver, guess = call.solver.adjoint.adjoint, None
-            if call.guess is not None:
-                guess = _fitting(call.guess.adjoint, solver, adjoint, packed)
-            solution = guarded(solver, adjoint, packed, guess, None, True)
+        try:
+            return _backward(ctx, tensors, outgoing)
+        except RuntimeError as error:
+            _refuse_changed(ctx, tensors, outgoing, error)
+            raise
+
+
+def _backward(
+    ctx: Any, tensors: Sequence[Tensor], outgoing: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    call, chain, adjoint = ctx.call, ctx.solved.chain, ctx.solved.adjoint
+    adjoint.keep = _graph_is_kept()
+    parts = call.parts
+    device, enabled, dtype = ctx.autocast
+    with torch.autocast(device, dtype=dtype, enabled=enabled), uncached(), ctx.modes.again():
+        packed = chain.pack(tuple(g.contiguous() for g in outgoing))
+        placement, group = chain.placement, call.body.group
+        if placement is not None:
+            packed = hand_over(group, packed, group.size - 1, placement.ends(reverse=True)[0])
+        solver, guess = call.solver.adjoint.adjoint, None
         if call.guess is not None:
-            call.guess.adjoint = _left(solver, solution)
-        call.report("adjoint", solution)
-        start = chain.unpack(solution.end, tensors[:parts])
-        gradients = call.body.unbind(adjoint.gradients(), ctx.solved.plain)
-        if not adjoint.keep:
-            adjoint.free()
-            ctx.solved = None
-        nothings = [torch.zeros_like(t) for t in call.body.nothings()]
-        found = [gradients.get(k) for k in range(len(tensors) - parts - len(nothings))]
-        return (None, *start, *found, *nothings)
+            guess = _fitting(call.guess.adjoint, solver, adjoint, packed)
+        solution = guarded(solver, adjoint, packed, guess, None, True)
+    if call.guess is not None:
+        call.guess.adjoint = _left(solver, solution)
+    call.report("adjoint", solution)
+    start = chain.unpack(solution.end, tensors[:parts])
+    gradients = call.body.unbind(adjoint.gradients(), ctx.solved.plain)
+    if not adjoint.keep:
+        adjoint.free()
+        ctx.solved = None
+    if call.body.group.alone:
+        refuse_left_behind(cast(nn.Module, call.body), adjoint)
+    nothings = [torch.zeros_like(t) for t in call.body.nothings()]
+    found = [gradients.get(k) for k in range(len(tensors) - parts - len(nothings))]
+    return (None, *start, *found, *nothings)
+
+
+def _refuse_changed(
+    ctx: Any, tensors: Sequence[Tensor], outgoing: Sequence[Tensor], error: RuntimeError
+) -> None:
+    """Finds out whether a gradient has failed because steps do other things than before.
+
+    Raises:
+        ValueError: it has, or several gradients were asked for at once.
+    """
+    if any(map(torch._C._functorch.is_legacy_batchedtensor, outgoing)):  # type: ignore[attr-defined]
+        raise ValueError(
+            "this solver and layer take no batch of gradients (is_grads_batched=True, vectorize=True); "
+            "take one after the other, or those of net.to_serial()"
+        ) from error
+    call: _Call = ctx.call
+    u0, inputs = tuple(tensors[: call.parts]), tuple(tensors[call.parts :][: call.inputs])
+    if call.body.signs(u0[0].device, ()) is not None:
+        with ctx.modes.again():
+            call.body.examine(u0, inputs, call.carried, _several(call.solver), anew=True)
 
 
 def interval_length(solver: Solver, depth: int) -> int:
@@ -316,59 +353,3 @@ def _left(solver: Serial | MGRIT, solution: Solution) -> State | None:
     if not (isinstance(solver, MGRIT) and solver.warm_start) or solution.points is None:
         return None
     return tuple(p.detach() for p in solution.points) if solution.finite else None
-
-
-def refuse_non_finite(u0: State, end: State) -> None:
-    """Raises ValueError where the state that left a chain, or the one that entered it, is not finite."""
-    if torch.is_autocast_enabled(u0[0].device.type):
-        return  # overflow is the gradient scaler's business
-    if u0[0].is_cuda and torch.cuda.is_current_stream_capturing():
-        return
-    if all(bool(torch.isfinite(a).all()) for a in end):
-        return
-    if not all(bool(torch.isfinite(a).all()) for a in u0):
-        raise ValueError(
-            "the state that enters the chain holds NaN or infinity; check the input and the opening"
-        )
-    raise ValueError(
-        "the state became NaN or infinite inside the chain; lower the learning rate or the step size h"
-    )
-
-
-def finite(group: Group, value: Any) -> Any:
-    """What a chain has ended with on a layer group, if it is finite."""
-    if not group.alone and not isinstance(value, Driven):
-        state = as_state(value, "a state")
-        refuse_non_finite(tuple(a.new_zeros(()) for a in state), state)
-    return value
-
-
-def fitting(tensors: Sequence[Tensor], u0: State) -> State:
-    """The first state as a chain of these tensors takes it: under autocast in 32 bits at least.
-
-    Raises:
-        ValueError: it is on another device, or all parameters have another dtype.
-    """
-    dtypes = {p.dtype for p in tensors if differentiable(p)}
-    places = {p.device for p in tensors}
-    state = []
-    for a in u0:
-        if places and places != {a.device}:
-            raise ValueError(
-                f"the state is on {a.device} and the body's parameters on "
-                f"{', '.join(sorted(map(str, places)))}; "
-                "move the network and its input to one device"
-            )
-        autocast = torch.is_autocast_enabled(a.device.type)
-        if autocast and a.is_floating_point():  # the opening's value may be too short for a chain
-            state.append(a.float() if a.itemsize < 4 else a)
-            continue
-        (only,) = dtypes if len(dtypes) == 1 else (a.dtype,)
-        moves = differentiable(a) or not any(map(differentiable, u0))
-        if not autocast and moves and only != a.dtype and not only.is_complex:
-            raise ValueError(
-                f"the state is {a.dtype} and the body's parameters are {only}; "
-                "convert the input or the network"
-            )
-        state.append(a)
-    return tuple(state)

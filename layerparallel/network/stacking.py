@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
+from ..steps.comparing import equal
 from ..steps.repeatable import batch_norms
 from .copying import copyable
 
@@ -235,7 +236,7 @@ def extra_states(module: nn.Module) -> dict[str, Callable[[], Any]]:
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+        return isinstance(b, Tensor) and equal(a, b)
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(value, b[key]) for key, value in a.items())
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):

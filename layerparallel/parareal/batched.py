@@ -25,6 +25,7 @@ with hooks, and those that differ in a setting.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -35,8 +36,9 @@ from torch.func import functional_call, vmap
 
 from ..staged.in_place import copied
 from ..staged.pieces import Piece, Step, TiedStep
-from ..steps.alike import matched
+from ..steps.alike import matched, switches
 from ..steps.attention import has_attention
+from ..steps.remains import untouched
 from ..steps.state import State, as_given, as_state
 from .trace import evaluating, shape_of, through
 
@@ -92,6 +94,16 @@ def runs_of(parts: Sequence[Part], states: Sequence[Any]) -> tuple[range, ...]:
     return tuple(found)
 
 
+def switched(parts: Sequence[Part], runs: Sequence[range]) -> list[Any]:
+    """What tells whether the parts of runs, all alike, have been switched over since they were compared.
+
+    The first of each run tells: the others are compared with it at every call.
+    """
+    first = [parts[run.start] for run in runs]
+    modules = [module for part in first for piece in part for module in piece.module.modules()]
+    return [(type(module), switches(module)) for module in modules]
+
+
 def alike(parts: Sequence[Part]) -> list[list[Tensor]] | None:
     """The parameters of every part, in one order; None where parts differ in more than their values.
 
@@ -130,20 +142,26 @@ def _same(parts: Sequence[Part], state: Any) -> bool:
     is to be called.
     """
     modules = [m for part in parts for piece in part for m in piece.module.modules()]
-    one, run = (lambda n, state: through(parts[n], state)), [range(len(parts))]
-    with evaluating(modules), torch.enable_grad():
+    with evaluating(modules), torch.enable_grad(), untouched(modules):
         for mode in (False, True):
             for module in modules:
                 module.training = mode
+            rows = alike(parts)
+            if rows is None:
+                return False
             try:
-                batched = _pulled(parts, state, partial(in_batches, parts, runs=run, one=one))
-                in_turn = _pulled(parts, state, partial(in_batches, parts, runs=[], one=one))
+                batched = _pulled(parts, state, partial(together, parts, rows))
+                in_turn = _pulled(parts, state, partial(_in_turn, parts))
             except RuntimeError:  # vmap does not know an operation, or it is random
                 return False
             for a, b in zip(batched, in_turn, strict=True):
                 if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-4, atol=1e-5):
                     return False
         return alike(parts) is not None
+
+
+def _in_turn(parts: Sequence[Part], states: Sequence[Any]) -> list[Any]:
+    return [through(part, state) for part, state in zip(parts, states, strict=True)]
 
 
 def _pulled(
@@ -184,5 +202,6 @@ def in_batches(
         same = len({shape_of(state) for state in states[these]}) == 1
         rows = alike(parts[these]) if same else None
         if rows is not None:
-            done |= dict(zip(run, together(parts[these], rows, states[these]), strict=True))
+            with contextlib.suppress(RuntimeError):  # they do what vmap cannot since; in turn they can
+                done |= dict(zip(run, together(parts[these], rows, states[these]), strict=True))
     return [done[n] if n in done else one(n, state) for n, state in enumerate(states)]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..staged.pieces import Piece, named_modules, pieces_of
 from ..steps import draws
-from .batched import runs_of
 from .describe import Part, part
 from .ends import cut, found_ends
 from .network import PararealNetwork
@@ -102,7 +101,7 @@ def parareal_network(
     shapes = [shape_of(state) for state in (states[0], *(states[end] for end in ends))]
     made = PararealNetwork(modules, ends, prepared, coarse_parts, rows, shapes)
     fine = [made.pieces(j) for j in range(1, subnetworks + 1)]
-    made.alike = runs_of(fine, [states[end] for end in ends[:-1]])
+    made.compare_anew(fine, [states[end] for end in ends[:-1]])
     made.training = any(piece.module.training for piece in pieces)
     for new in (made.preprocessing, made.coarse):
         new.train(made.training)

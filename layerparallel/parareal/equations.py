@@ -62,6 +62,7 @@ class Equations(Norms):
         self.coarse = nn.ModuleDict({str(j): F for j, F in enumerate(coarse, start=1)})
         self.holders: Holders = "every"
         self.alike: tuple[range, ...] = ()
+        self._switched: list[Any] = []  # what the modules of `alike` were set to when they were compared
         self._seen: list[Correction] | None = None  # while somebody watches the coarse network
         self._in_place = InPlace()
 

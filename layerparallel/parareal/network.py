@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..group import Group, layer_group
-from .batched import in_batches
+from .batched import Part, in_batches, runs_of, switched
 from .equations import Correction, Equations, Holders
 from .ranks import keep_own, propagate
 from .trace import evaluating
@@ -49,8 +52,25 @@ class PararealNetwork(Equations):
             return propagate(self, x)
         begins = [self.prepared(j, x) for j in range(1, self.count + 1)]
         fine = [self.pieces(j) for j in range(1, self.count + 1)]
+        self.compare(fine, begins)
         ends = in_batches(fine, begins, self.alike, lambda n, state: self.fine(n + 1, state))
         return self.closed(self.corrected(begins, ends))
+
+    def compare(self, fine: Sequence[Part], begins: Sequence[Any]) -> None:
+        """Finds out anew which fine parts are computed in one batch, where they have been switched over.
+
+        Args:
+            fine: all fine parts.
+            begins: the states that they begin with, which are left as they are.
+        """
+        if self.alike and switched(fine, self.alike) != self._switched:
+            self.compare_anew(fine, begins)
+
+    def compare_anew(self, fine: Sequence[Part], begins: Sequence[Any]) -> None:
+        """Sets `alike` to what the parts are found to be now."""
+        with torch.inference_mode(False):
+            self.alike = runs_of(fine, begins)
+        self._switched = switched(fine, self.alike)
 
     def distribute(self, over: DeviceMesh | Group, holders: Holders = "every") -> PararealNetwork:
         """Keeps C^j and g^j of the subnetwork j = rank + 1, in place; on one process all of them.

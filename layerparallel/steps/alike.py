@@ -8,6 +8,7 @@ have any are not alike.
 from __future__ import annotations
 
 import functools
+import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from .comparing import equal
 from .repeatable import BatchNorm
 
 WITHIN = ("_modules", "_parameters", "_buffers")
@@ -82,6 +84,19 @@ def _gather(a: nn.Module, b: nn.Module, pairs: dict[Tensor, Tensor], buffers: bo
     return True
 
 
+def switches(part: nn.Module) -> tuple[Any, ...]:
+    """What switches a module over: texts, functions, and which numbers are 0.
+
+    A number that grows, as a count or a rate does, is no switch.
+    """
+    values = part.__dict__.values()
+    return tuple([v if type(v) in TOLD else not v for v in values if type(v) in SWITCHES])
+
+
+TOLD = frozenset([str, types.FunctionType, types.BuiltinFunctionType])
+SWITCHES = TOLD | {bool, int, float, type(None)}
+
+
 def _same_functions(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
     """Whether hooks of loading and saving, which no evaluation calls, are the same functions."""
     names = [[getattr(hook, "__qualname__", type(hook)) for hook in each.values()] for each in (a, b)]
@@ -121,7 +136,7 @@ def _equal(a: Any, b: Any, own: dict[int, Any]) -> bool:
     if isinstance(a, Tensor):
         if a.requires_grad or b.requires_grad:
             return False  # one copy for all would get the gradients of all
-        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+        return equal(a, b)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and each(a, b)
     if isinstance(a, dict):

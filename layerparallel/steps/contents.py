@@ -6,6 +6,7 @@ It is looked up in one walk at every propagation: users prune, unfreeze and repl
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from functools import cache
 from typing import Any
 
@@ -31,11 +32,14 @@ def contents(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
                 seen.add(id(p))
                 parameters[prefix + name] = p
         for name, value in part.__dict__.items():
-            if isinstance(value, Tensor):
-                if value.requires_grad and name not in remade(part):
-                    held[prefix + name] = value
-            elif type(value) in CONTAINERS and value and name not in INTERNAL:
-                _refuse_inside(prefix + name, value, part)
+            kind = type(value)
+            if kind in PASSED:
+                continue
+            if kind in CONTAINERS:
+                if value and name not in INTERNAL:
+                    _refuse_inside(prefix + name, value, part)
+            elif isinstance(value, Tensor) and value.requires_grad and name not in remade(part):
+                held[prefix + name] = value
         for name, child in part._modules.items():
             if child is not None and id(child) not in seen:
                 visit(f"{prefix}{name}.", child)
@@ -59,6 +63,8 @@ def left_behind(module: nn.Module) -> dict[str, Tensor]:
 
 WITHIN = frozenset(["_parameters", "_buffers", "_modules"])
 CONTAINERS = frozenset([list, tuple, dict])
+PASSED = frozenset([type(None), bool, int, float, str, set, OrderedDict])
+"""Kinds of most attributes, in which nothing is looked for."""
 INTERNAL = frozenset(vars(nn.Module()))
 """What every module has."""
 

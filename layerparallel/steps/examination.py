@@ -7,84 +7,25 @@ a gradient though all that the step was given does not.
 
 from __future__ import annotations
 
-import contextlib
-import random
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .comparing import Kept, equal, same
 from .contents import left_behind
-from .remains import Numbers, Trace, made_by_hooks
+from .given import Given, as_laid_out, asks_for, in_order, perturbed, themselves
+from .remains import Attribute, Attributes, Trace, leaves_behind, made_by_hooks
+from .signs import Packing, generators, moved, other_generators
 from .state import Carried, State, differentiable, refuse_other_kind
 
-ROUNDING = {2: 2e-2, 4: 1e-3, 8: 1e-8}
-"""Relative difference up to which values agree that are computed in batches of another size, by the
-bytes of a number; of two bytes under autocast, too."""
-SAME = {2: 1e-2, 4: 1e-4, 8: 1e-8}
-"""The same of a value that is computed twice."""
 AGAIN = "and a solve evaluates a step several times"
 
 Evaluate = Callable[[State, Sequence[Tensor]], object]
 """A step of a state and of the tensors that it differentiates."""
-
-
-def generators(device: torch.device) -> list[Tensor]:
-    """The states of torch's generators that steps on a device may draw from."""
-    found = [torch.get_rng_state()]
-    if device.type == "cuda":
-        found.append(torch.cuda.get_rng_state(device))
-    return found
-
-
-def moved(before: list[Tensor], device: torch.device) -> bool:
-    """Whether random numbers were drawn since."""
-    return not all(map(torch.equal, before, generators(device)))
-
-
-def _other_generators() -> list[Any]:
-    """The states of Python's generator and of NumPy's, which a step may draw from, too."""
-    found: list[Any] = [random.getstate()]
-    if "numpy" in sys.modules:
-        kind, keys, *rest = sys.modules["numpy"].random.get_state()
-        found.append((kind, keys.tobytes(), *rest))
-    return found
-
-
-@contextlib.contextmanager
-def uncached() -> Iterator[None]:
-    """Without the values that ``parametrize.cached()`` keeps: they are not of the parameters given."""
-    before = parametrize._cache_enabled
-    parametrize._cache_enabled = 0
-    try:
-        yield
-    finally:
-        parametrize._cache_enabled = before
-
-
-class Packing:
-    """Notices while it lasts that somebody packs saved tensors, as checkpointing does."""
-
-    seen = False
-
-    def __enter__(self) -> Packing:
-        self._enter, noticed = saved_tensors_hooks.__enter__, self
-
-        def enter(hooks: saved_tensors_hooks) -> None:
-            noticed.seen = True
-            return noticed._enter(hooks)
-
-        saved_tensors_hooks.__enter__ = enter  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        saved_tensors_hooks.__enter__ = self._enter
 
 
 class Scalars(TorchDispatchMode):
@@ -109,87 +50,18 @@ class Found:
     Attributes:
         value: the parts of the step's value that move, detached.
         in_place: it changes the state in place.
+        writes: it writes to its parameters, but what is there already.
         branches: it reads values, so what it does to a sample may depend on the others.
         gradient: of the sum of the value with respect to the state, None where it has none.
+        remade: attributes that have to be made anew for every step: they depend on its parameters.
     """
 
     value: State
     in_place: bool
     branches: bool
     gradient: Sequence[Tensor | None] = ()
-
-
-class Signs:
-    """What tells after a solve that steps no longer do what they did when they were examined.
-
-    Args:
-        buffers: of all steps, if they have any but those of batch norm.
-    """
-
-    def __init__(self, device: torch.device, buffers: Callable[[], Iterable[Tensor]]):
-        self.device, self.buffers, self.packing = device, buffers, Packing()
-
-    def __enter__(self) -> None:
-        self.generators, self.versions = generators(self.device), self._versions()
-        self.others = _other_generators()
-        self.packing.__enter__()
-
-    def __exit__(self, *_: object) -> None:
-        self.packing.__exit__()
-
-    def _versions(self) -> list[tuple[int, int]]:
-        return [(id(b), 0 if b.is_inference() else b._version) for b in self.buffers()]
-
-    def drawn(self) -> bool:
-        """Whether random numbers were drawn."""
-        return moved(self.generators, self.device) or self.others != _other_generators()
-
-    def shown(self) -> bool:
-        """Whether there is one."""
-        return self.packing.seen or self.drawn() or self.versions != self._versions()
-
-
-class Kept:
-    """Tensors that a step may not change: as they were, to compare with and to go back to."""
-
-    def __init__(self, tensors: Sequence[Tensor], module: nn.Module | None):
-        self.tensors = [(t, t.detach().clone()) for t in tensors]
-        self.module = module
-        self.buffers = {name: (b, b.clone()) for name, b in self._buffers().items()}
-
-    def _buffers(self) -> dict[str, Tensor]:
-        return {} if self.module is None else dict(self.module.named_buffers())
-
-    def changed(self) -> str | None:
-        """What has changed; it is as before then."""
-        now = self._buffers()
-        for name, (_, copy) in self.buffers.items():
-            if name not in now or not _equal(now[name], copy):
-                self._restore()
-                return f"its buffer {name}"
-        if all(_equal(t, copy) for t, copy in self.tensors):
-            return None
-        self._restore()
-        return "a parameter"
-
-    @torch.no_grad()
-    def _restore(self) -> None:
-        for name, (buffer, copy) in self.buffers.items():
-            buffer.copy_(copy)
-            assert self.module is not None
-            place, _, leaf = name.rpartition(".")
-            self.module.get_submodule(place)._buffers[leaf] = buffer
-        for t, copy in self.tensors:
-            t.detach().copy_(copy)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    same = a.detach() == b
-    if differentiable(a):
-        same |= (a.detach() != a.detach()) & (b != b)
-    return bool(same.all())
+    remade: tuple[Attribute, ...] = ()
+    writes: bool = False
 
 
 def examine(
@@ -199,6 +71,7 @@ def examine(
     module: nn.Module | None,
     which: str,
     carried: Carried,
+    one_for_all: bool = False,
 ) -> Found:
     """Evaluates a step twice.
 
@@ -209,12 +82,13 @@ def examine(
         module: whose buffers and attributes are looked at.
         which: names the step in a sentence.
         carried: parts of the state that it has to pass along.
+        one_for_all: the module stands for all steps, with the parameters of each.
 
     Raises:
         ValueError: a sure sign that a solve would go wrong.
     """
     with torch.inference_mode(False):
-        return _examined(step, _copies(u), tensors, module, which, carried)
+        return _examined(step, as_laid_out(u), tensors, module, which, carried, one_for_all)
 
 
 def _examined(
@@ -224,23 +98,24 @@ def _examined(
     module: nn.Module | None,
     which: str,
     carried: Carried,
+    one_for_all: bool,
 ) -> Found:
     device, kept = u[0].device, Kept(tensors, module)
     along = [(part, part.clone()) for part in carried.parts.values()]
-    before, others = generators(device), _other_generators()
-    given, numbers = _copies(u), Numbers(module)
-    with torch.enable_grad(), uncached(), Scalars() as scalars:
-        value = step(given, [t.detach() for t in tensors])
+    before, others = generators(device), other_generators()
+    given, attributes = as_laid_out(u), Attributes(module)
+    with torch.enable_grad(), Scalars() as scalars:
+        value = step(given, themselves(tensors))
     first = carried.moving(value, "a step's value")
-    in_place = any(a._version or not _equal(a, b) for a, b in zip(given, u, strict=True))
+    in_place = any(a._version or not equal(a, b) for a, b in zip(given, u, strict=True))
     for part, copy in along:
-        if not _equal(part, copy):
+        if not equal(part, copy):
             part.copy_(copy)
             raise ValueError(
                 f"{which} changes a part of the state in place, which is {part.dtype} and has no "
                 "derivative; return it as it came"
             )
-    if moved(before, device) or others != _other_generators():
+    if moved(before, device) or others != other_generators():
         raise ValueError(
             f"{which} draws random numbers, {AGAIN}; only torch.nn.functional's dropout is known here, "
             "so take other noise out of the chain"
@@ -250,12 +125,21 @@ def _examined(
     _check_carried(value, carried, which)
     if [a.shape for a in u] == [a.shape for a in first]:  # else the integrator or the chain says it
         refuse_other_kind(u, first)
-    numbers.after_one()
-    second, gradient, packed, trace = _with_gradients(step, u, tensors, carried)
+    attributes.after_one()
+
+    def plain(u: State, own: Sequence[Tensor]) -> State:
+        return carried.moving(step(u, own), "a step's value")
+
+    try:
+        second, gradient, packed, trace = _with_gradients(step, u, tensors, carried)
+    except Exception as error:
+        if (found := asks_for(plain, u, tensors, first)) is None:
+            raise
+        raise ValueError(f"{which} asks for {found}") from error
     changed = kept.changed()
-    if changed is None and (name := numbers.counting()) is not None:
-        with numbers.far_ahead(), torch.no_grad(), uncached():
-            later = carried.moving(step(_copies(u), [t.detach() for t in tensors]), "a step's value")
+    if changed is None and (name := attributes.counting()) is not None:
+        with attributes.far_ahead(), torch.no_grad():
+            later = plain(as_laid_out(u), themselves(tensors))
         changed = None if same(first, later, repeated=True) else f"its attribute {name}"
     if changed is not None:
         raise ValueError(
@@ -269,29 +153,51 @@ def _examined(
         )
     left = {} if module is None else left_behind(module)
     if left if made_by_hooks(module) else trace.held():
-        where = next(iter(left), None)
-        raise ValueError(
-            f"{which} leaves a tensor with a graph in "
-            f"{f'its attribute {where}' if where else 'a container, a hook or a global'}, {AGAIN}; "
-            "return it as a part of the state"
-        )
+        raise ValueError(leaves_behind(which, left))
     if len(first) != len(second) or not same(first, second, repeated=True):
+        if (found := asks_for(plain, u, tensors, first)) is not None:
+            raise ValueError(f"{which} asks for {found}")
         raise ValueError(
             f"{which} draws random numbers or remembers: two evaluations of the same state differ, "
             f"{AGAIN}; take noise and memory out of the chain"
         )
-    return Found(tuple(a.detach() for a in first), in_place, scalars.seen, gradient)
+    remade: tuple[Attribute, ...] = ()
+    if (name := attributes.kept()) is not None:
+        other, own = tuple(1 - 2 * a for a in u), themselves(tensors)
+        of_state = _matters(plain, other, own, attributes)
+        of_parameters = one_for_all and _matters(plain, u, list(map(perturbed, own)), attributes)
+        if of_state or (of_parameters and module is not None and module.training):
+            raise ValueError(
+                f"{which} keeps {name} from its first evaluation for later ones, which are of other "
+                f"{'states' if of_state else 'parameters'}; compute it in every evaluation"
+            )
+        if of_parameters:
+            remade = attributes.forget()
+    return Found(
+        tuple(a.detach() for a in first), in_place, scalars.seen, gradient, remade, kept.written()
+    )
+
+
+@torch.no_grad()
+def _matters(step: Given, u: State, tensors: Sequence[Tensor], attributes: Attributes) -> bool:
+    """Whether a step's value is another without what was kept of an evaluation of something else."""
+    kept = step(as_laid_out(u), tensors)
+    with attributes.forgotten():
+        return not same(kept, step(as_laid_out(u), tensors), repeated=True)
 
 
 def _with_gradients(
     step: Evaluate, u: State, tensors: Sequence[Tensor], carried: Carried
 ) -> tuple[State, Sequence[Tensor | None], bool, Trace]:
-    """A step's value, its gradient, whether it packs what is saved, and a trace of its graph."""
+    """A step's value, its gradient, whether it packs what is saved, and a trace of its graph.
+
+    It is given what a chain gives it: see `given`.
+    """
     leaves = [t.detach().requires_grad_(t.requires_grad and differentiable(t)) for t in tensors]
-    departures = [a.requires_grad_() for a in _copies(u)]
+    departures = [a.requires_grad_() for a in in_order(u)]
     trace = Trace([*departures, *leaves])
     given, own = tuple(trace.tensors[: len(u)]), trace.tensors[len(u) :]
-    with torch.enable_grad(), uncached(), Packing() as packing:
+    with torch.enable_grad(), Packing() as packing:
         value = carried.moving(step(given, own), "a step's value")
     packed = packing.seen or _recomputes(value)
     gradient: Sequence[Tensor | None] = [None] * len(u)
@@ -307,10 +213,6 @@ def pulled(value: State, departures: Sequence[Tensor]) -> Sequence[Tensor | None
         return [None] * len(departures)
     weights = [torch.arange(a.numel(), device=a.device).cos().view(a.shape).to(a.dtype) for a in ends]
     return torch.autograd.grad(ends, departures, weights, allow_unused=True)
-
-
-def _copies(u: State) -> State:
-    return tuple(a.detach().clone() for a in u)
 
 
 def _unknown_source(module: nn.Module | None, which: str) -> str:
@@ -334,7 +236,7 @@ def _unknown_source(module: nn.Module | None, which: str) -> str:
 
 def _check_carried(value: object, carried: Carried, which: str) -> None:
     for k, part in carried.parts.items():
-        if not isinstance(value, tuple) or k >= len(value) or not _equal(value[k], part):
+        if not isinstance(value, tuple) or k >= len(value) or not equal(value[k], part):
             raise ValueError(
                 f"{which} changes part {k} of the state, which is {part.dtype} and has no derivative; "
                 "return it as it came"
@@ -353,27 +255,3 @@ def _recomputes(value: State) -> bool:
             return True
         queue += [after for after, _ in node.next_functions if after is not None]
     return False
-
-
-def same(a: State, b: State, repeated: bool = False) -> bool:
-    """Whether two values of a step are equal but for rounding.
-
-    Args:
-        repeated: they were computed in the same way.
-    """
-    return all(_close(x.detach(), y.detach(), repeated) for x, y in zip(a, b, strict=True))
-
-
-def _close(x: Tensor, y: Tensor, repeated: bool) -> bool:
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return False
-    finite = torch.isfinite(x)
-    if not x.numel() or not torch.equal(finite, torch.isfinite(y)):
-        return not x.numel()
-    x, y = x[finite], y[finite]
-    size = x.element_size() // (2 if x.is_complex() else 1)
-    if not repeated and torch.is_autocast_enabled(x.device.type):
-        size = 2
-    bound = (SAME if repeated else ROUNDING).get(size, ROUNDING[2])
-    largest = float(x.abs().amax()) if x.numel() else 0.0
-    return torch.allclose(x, y, rtol=bound, atol=bound * largest)

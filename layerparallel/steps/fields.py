@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 
 from .attention import has_attention, plain_attention
 from .contents import takes_time
+from .remains import Attribute, undone
 from .repeatable import Repeatable, Statistics, batch_norms, spared
 from .state import NOTHING, Carried, State
 
@@ -46,17 +47,23 @@ class Manner:
         timed: modules whose forward has an argument t are given the time.
         watched: they have dropout, or batch norm in training.
         in_place: they change the state in place, and get a copy of it.
+        writes: they write to their parameters, what is there already, and get copies of them.
         carried: parts of the state that they are given, too, and pass along.
     """
 
     timed: bool = True
     watched: bool = False
     in_place: bool = False
+    writes: bool = False
     carried: Carried = NOTHING
 
     def given(self, u: State) -> Any:
         """One state as the user's code sees it."""
         return self.carried.given(tuple(a.clone() for a in u) if self.in_place else u)
+
+    def parameters(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters of one step as the user's code sees them."""
+        return {name: t.clone() for name, t in tensors.items()} if self.writes else tensors
 
     def moving(self, value: object) -> State:
         """What moves of what the user's code has returned."""
@@ -114,10 +121,17 @@ class Watched:
     ) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
         """One step: what the module returns, and the batch statistics met."""
         norms = batch_norms(self.module)
-        tensors = {**spared(norms), **parameters}
+        tensors = {**spared(norms), **self.manner.parameters(parameters)}
         extra = {"t": t} if self.timed else {}
+        given = dict(tensors)
         with mode.begin(step, norms):
             value = functional_call(self.module, tensors, arguments, extra)
+        for name in parameters:
+            if tensors[name] is not given[name]:
+                raise ValueError(
+                    f"a step puts another tensor in place of {name}, which requires a gradient and is "
+                    "given to it; return it as a part of the state"
+                )
         self.random |= mode.random
         self.statistics |= bool(mode.uses)
         return value, mode.found
@@ -159,6 +173,7 @@ class Stacked:
         names: the parameters, and buffers that are stacked too, in the order of `own`.
         held: what else the module holds, in the order of `shared`.
         compiled: the batched step goes through torch.compile.
+        remade: attributes that an evaluation keeps of its steps' parameters.
     """
 
     def __init__(
@@ -168,7 +183,9 @@ class Stacked:
         held: Sequence[str] = (),
         compiled: bool = False,
         manner: Manner = PLAINLY,
+        remade: Sequence[Attribute] = (),
     ):
+        self.remade = remade
         self.template, self.names, self.held, self.manner = template, tuple(names), tuple(held), manner
         self.timed, self.indexed, self.unlike = manner.takes_time(template), manner.watched, False
         self.compiled = compiled
@@ -204,12 +221,13 @@ class Stacked:
     ) -> State:
         tensors = dict(zip((*self.names, *self.held), (*own, *shared), strict=True))
         extra = {"t": t} if self.timed else {}
-        value = functional_call(self.template, tensors, (self.manner.given(u),), extra)
+        tensors, given = self.manner.parameters(tensors), self.manner.given(u)
+        value = functional_call(self.template, tensors, (given,), extra)
         return self.manner.moving(value)
 
     def __call__(self, u: State, own: Sequence[Tensor], shared: Sequence[Tensor], at: At) -> State:
         own, shared = tuple(own), tuple(shared)
-        with plain_attention(self._attention):
+        with plain_attention(self._attention), undone(self.remade):
             if self.watched is not None:
                 others = dict(zip(self.held, shared, strict=True))
                 return self.watched(
@@ -272,7 +290,7 @@ class Tied:
         self, u: State, inputs: tuple[Tensor, ...], shared: Sequence[Tensor], t: Tensor | None
     ) -> State:
         extra = {"t": t} if self.timed else {}
-        parameters = dict(zip(self.names, shared, strict=True))
+        parameters = self.manner.parameters(dict(zip(self.names, shared, strict=True)))
         arguments = (self.manner.given(u), *inputs)
         return self.manner.moving(functional_call(self.module, parameters, arguments, extra))
 
@@ -282,7 +300,11 @@ class Tied:
             if self.watched is not None:
                 parameters = dict(zip(self.names, shared, strict=True))
                 return self.watched(u, tuple(own), at, lambda inputs: (parameters, inputs))
-            if count > 1 and (self.timed or not self.folds):
+            if count == 1:  # a state or an input may have no dimension to be folded into
+                t = None if at.t is None else at.t[0]
+                one = self._folded(tuple(a[0] for a in u), tuple(x[0] for x in own), shared, t)
+                return tuple(a.unsqueeze(0) for a in one)
+            if self.timed or not self.folds:
                 dims = (0, 0, 0 if self.timed else None)
                 batched = vmap(lambda v, x, s: self._call(v, x, shared, s), in_dims=dims)
                 return batched(u, tuple(own), at.t)
@@ -290,7 +312,7 @@ class Tied:
                 tuple(a.flatten(0, 1) for a in u),
                 tuple(x.flatten(0, 1) for x in own),
                 shared,
-                None if at.t is None else at.t[0],
+                None,
             )
             return tuple(a.unflatten(0, (count, -1)) for a in out)
 

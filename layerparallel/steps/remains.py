@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .contents import remade
+from .contents import INTERNAL, remade
 
+Attribute = tuple[nn.Module, str]
 FAR = 1000
 """Evaluations."""
 
@@ -62,33 +63,39 @@ def made_by_hooks(module: nn.Module | None) -> bool:
     return module is not None and any(remade(part) for part in module.modules())
 
 
-class Numbers:
-    """Numbers among the attributes of modules that count evaluations."""
+def leaves_behind(which: str, left: Iterable[str]) -> str:
+    """The sentence for a step that does, by what is known of where."""
+    where = next(iter(left), None)
+    place = "a container, a hook or a global" if where is None else f"its attribute {where}"
+    return (
+        f"{which} leaves a tensor with a graph in {place}, and a solve evaluates a step several times; "
+        "return it as a part of the state"
+    )
+
+
+class Attributes:
+    """Those of modules: numbers that count evaluations, and what one evaluation keeps for the next."""
 
     def __init__(self, module: nn.Module | None):
         self.module = module
         self.first = self.second = self._now()
 
-    def _now(self) -> dict[tuple[nn.Module, str], Any]:
-        parts = [] if self.module is None else self.module.modules()
-        return {
-            (part, name): value
-            for part in parts
-            for name, value in vars(part).items()
-            if type(value) in (int, float)
-        }
+    def _now(self) -> dict[Attribute, Any]:
+        return _attributes([] if self.module is None else self.module.modules())
 
     def after_one(self) -> None:
         """After the first of two evaluations."""
         self.second = self._now()
 
     def counting(self) -> str | None:
-        """The name of one that both evaluations have changed."""
+        """The name of a number that both evaluations have changed."""
         now = self._now()
         self.counters = [
             key
             for key, value in self.second.items()
-            if self.first.get(key) != value and now.get(key, value) != value
+            if type(value) in (int, float)
+            and self.first.get(key) != value
+            and now.get(key, value) != value
         ]
         return self.counters[0][1] if self.counters else None
 
@@ -100,8 +107,93 @@ class Numbers:
         try:
             yield
         finally:
-            for part, name in self.counters:
-                if (part, name) in self.first:
-                    vars(part)[name] = self.first[part, name]
-                else:
-                    del vars(part)[name]
+            for key in self.counters:
+                _put(key, self.first.get(key, MISSING))
+
+    def kept(self) -> str | None:
+        """The name of one that the first evaluation has changed and the second has not."""
+        self.caches = tuple(
+            key
+            for key, value in self._now().items()
+            if _other(self.first.get(key, MISSING), value)
+            and not _other(self.second.get(key, MISSING), value)
+        )
+        return self.caches[0][1] if self.caches else None
+
+    @contextlib.contextmanager
+    def forgotten(self) -> Iterator[None]:
+        """Without what was kept."""
+        with undone(self.caches):
+            self.forget()
+            yield
+
+    def forget(self) -> tuple[Attribute, ...]:
+        """What was kept, which is as before the first evaluation then."""
+        for key in self.caches:
+            _put(key, self.first.get(key, MISSING))
+        return self.caches
+
+
+@contextlib.contextmanager
+def undone(attributes: Iterable[Attribute]) -> Iterator[None]:
+    """Attributes are afterwards as they were before."""
+    before = [(key, _shallow(vars(key[0]).get(key[1], MISSING))) for key in attributes]
+    try:
+        yield
+    finally:
+        for key, value in before:
+            _put(key, value)
+
+
+@contextlib.contextmanager
+def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """All attributes of modules are afterwards as they were before; tensors are told by identity."""
+    before = _attributes(modules)
+    try:
+        yield
+    finally:
+        now = _attributes(modules)
+        for key in before | now:
+            if _other(before.get(key, MISSING), now.get(key, MISSING)):
+                _put(key, before.get(key, MISSING))
+
+
+def _attributes(modules: Iterable[nn.Module]) -> dict[Attribute, Any]:
+    return {
+        (part, name): _shallow(value)
+        for part in modules
+        for name, value in vars(part).items()
+        if name not in INTERNAL or name == "_buffers"
+    }
+
+
+def _put(key: Attribute, value: Any) -> None:
+    part, name = key
+    old = vars(part).get(name)
+    if value is MISSING:
+        vars(part).pop(name, None)
+    elif isinstance(old, dict) and isinstance(value, dict):
+        old.clear()
+        old.update(value)
+    else:
+        vars(part)[name] = _shallow(value)
+
+
+MISSING = object()
+
+
+def _shallow(value: Any) -> Any:
+    return value.copy() if isinstance(value, dict | list | set) else value
+
+
+def _other(a: Any, b: Any) -> bool:
+    """Whether a value is no longer what it was; tensors and other objects are told by their identity."""
+    if type(a) is not type(b):
+        return True
+    if isinstance(a, dict):
+        return a.keys() != b.keys() or any(_other(value, b[key]) for key, value in a.items())
+    if isinstance(a, list | tuple):
+        return len(a) != len(b) or any(map(_other, a, b))
+    if isinstance(a, int | float | str | set):
+        return a != b
+    return a is not b

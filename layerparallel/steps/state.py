@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 State = tuple[Tensor, ...]
 """A state inside the library: a tuple of tensors. An array of states has a dimension more, in front."""
@@ -54,11 +54,6 @@ class Carried:
         Raises:
             ValueError: nothing moves.
         """
-        if any(a.layout != torch.strided for a in state):
-            raise ValueError(
-                f"the state is {', '.join(sorted({str(a.layout) for a in state}))}; give a chain dense "
-                "tensors that are not nested"
-            )
         carried = {k: a for k, a in enumerate(state) if not differentiable(a)}
         if len(carried) == len(state):
             raise ValueError(
@@ -92,12 +87,45 @@ class Carried:
 NOTHING = Carried()
 
 
+def refuse_sparse(tensors: Iterable[Tensor], what: str) -> None:
+    """Refuses tensors whose entries do not stand in a rectangle.
+
+    Raises:
+        ValueError: one is sparse or nested.
+    """
+    for a in tensors:
+        if a.is_nested or a.layout != torch.strided:
+            raise ValueError(
+                f"{what} is {'nested' if a.is_nested else a.layout}; give a chain dense tensors, "
+                "ragged ones filled up, with a mask as a part of the state"
+            )
+
+
+def refuse_other_classes(tensors: Iterable[Tensor], what: str) -> None:
+    """Refuses tensors of classes of their own, which a chain would lose: it takes tensors apart.
+
+    Raises:
+        ValueError: one is of such a class.
+    """
+    for kind in set(map(type, tensors)) - PLAIN:
+        if not kind.__module__.startswith(KNOWN_CLASSES):
+            raise ValueError(
+                f"{what} is of the class {kind.__name__}, which a chain does not keep; "
+                "give a plain tensor, .as_subclass(torch.Tensor)"
+            )
+
+
+PLAIN = frozenset([Tensor, nn.Parameter])
+KNOWN_CLASSES = ("torch.distributed.", "torch.nn.parameter")
+"""Modules of classes that stand for plain tensors, or are refused by torch."""
+
+
 class ChangedInPlaceError(RuntimeError):
     """A step that is not known to do so has changed the state in place."""
 
 
-def versions(u: State) -> list[int]:
-    """They move when a state is changed in place; tensors of inference mode have none."""
+def versions(u: Iterable[Tensor]) -> list[int]:
+    """They move when tensors are changed in place; those of inference mode have none."""
     return [] if torch.is_inference_mode_enabled() else [a._version for a in u if not a.is_inference()]
 
 

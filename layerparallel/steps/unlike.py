@@ -93,6 +93,7 @@ class Unlike:
                 parameters = dict(zip(self.names[n], mine, strict=True))
                 v = self.manner.given(tuple(a[i] for a in u))
                 if self.watched is None:
+                    parameters = self.manner.parameters(parameters)
                     value = functional_call(self.modules[n], parameters, (v,))
                     results.append(self.manner.moving(value))
                     continue
@@ -102,6 +103,8 @@ class Unlike:
                 if at.statistics is not None:
                     alone = [(mean[None], inverse[None]) for mean, inverse in found]
                     at.statistics.add((n,), mode.uses, alone)
+        if len(results) == 1:  # which also stays as it lies in memory
+            return tuple(a.unsqueeze(0) for a in results[0])
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
 

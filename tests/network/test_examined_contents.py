@@ -267,3 +267,176 @@ def test_a_gate_of_zero_does_not_hide_that_samples_are_mixed():
             if isinstance(part, Gated):
                 part.gate.data.fill_(0.1)
     assert_twins(net, twin, entering())
+
+
+# ---- buffers of other kinds ------------------------------------------------------------------------
+
+
+def quantised(values: Tensor) -> Tensor:
+    return torch.quantize_per_tensor(values, 0.1, 0, torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [Tensor.to_sparse, quantised])
+@pytest.mark.parametrize("body", BODIES)
+def test_buffers_that_are_sparse_or_quantised(kind, body):
+    """The adjacency of a graph, say."""
+
+    def gathered(block: Any, v: Tensor) -> Tensor:
+        a = block.adjacency
+        return v + 0.1 * (a.dequantize().double() @ v if a.is_quantized else a @ v)
+
+    def halving(block: Any, v: Tensor) -> Tensor:
+        block.adjacency = block.adjacency * 0.5
+        return gathered(block, v)
+
+    def block(more: Any = gathered) -> nn.Module:
+        made = Block(more)
+        values = torch.eye(5) if kind is quantised else torch.eye(5, dtype=torch.double)
+        made.register_buffer("adjacency", kind(values))
+        return made
+
+    net, twin = made(block, body)
+    assert_twins(net, twin, entering())
+    net.load_state_dict(net.state_dict())
+    net.solver = SOLVERS["mgrit"]
+    if body == "unlike":
+        assert_twins(net, twin, entering())
+    if kind is not quantised:
+        net, _ = made(lambda: block(halving), body)
+        assert "changes its buffer adjacency" in refusal(net, entering())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_buffers_of_compressed_rows():
+    """PyTorch cannot copy them (2.13), so the blocks are their own twins."""
+    torch.manual_seed(0)
+    blocks = [Block(lambda b, v: v + 0.1 * (b.adjacency @ v)) for _ in range(DEPTH)]
+    for block in blocks:
+        block.register_buffer("adjacency", torch.eye(5, dtype=torch.double).to_sparse_csr())
+    expected = nn.Sequential(*blocks)(entering())
+    out = lp.Network(None, lp.chain(blocks, integrator="block"), None)(entering())
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
+
+
+# ---- what begins later -----------------------------------------------------------------------------
+
+
+class Switched(Block):
+    """Does more when it is switched on."""
+
+    def __init__(self, more: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.on, self.later = False, more
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.later(self, super().forward(u)) if self.on else super().forward(u)
+
+
+def switch(*modules: nn.Module) -> None:
+    for module in modules:
+        for part in module.modules():
+            if isinstance(part, Switched):
+                part.on = True
+
+
+def centred(block: Any, v: Tensor) -> Tensor:
+    return v - v.mean(0)
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_samples_that_are_mixed_later(body, solver):
+    net, twin = made(lambda: Switched(centred), body, solver)
+    assert_twins(net, twin, entering())
+    switch(net, twin)
+    assert_twins(net, twin, entering())
+
+
+def left(block: Any, v: Tensor) -> Tensor:
+    block.auxiliary = v.square().mean()
+    return v
+
+
+def left_in_a_list(block: Any, v: Tensor) -> Tensor:
+    LEFT.append(v.mean())
+    return v
+
+
+LEFT: list[Tensor] = []
+
+
+@pytest.mark.parametrize("more", [left, left_in_a_list])
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_loss_that_is_left_behind_later_is_refused_before_the_solve(more, body, solver):
+    net, twin = made(lambda: Switched(more), body, solver)
+    assert_twins(net, twin, entering())
+    switch(net)
+    with pytest.raises(ValueError, match="leaves a tensor with a graph"):
+        net(entering())
+    LEFT.clear()
+
+
+@pytest.mark.parametrize("retained", [False, True])
+@pytest.mark.parametrize("solver", ["serial", "recomputed"])
+def test_a_loss_that_is_left_behind_by_a_switch_elsewhere_is_refused_at_the_gradient(solver, retained):
+    switches = {"on": False}
+
+    def elsewhere(block: Any, v: Tensor) -> Tensor:
+        if switches["on"]:
+            LEFT.append(v.square().mean() + block.fc.bias.sum())
+        return v
+
+    net, twin = made(lambda: Block(elsewhere), "unlike", solver)
+    assert_twins(net, twin, entering())
+    switches["on"] = True
+    out = net(entering())
+    if retained and solver == "serial":
+        LEFT[0].backward(retain_graph=True)
+    with pytest.raises(ValueError, match="leaves a tensor with a graph"):
+        out.sum().backward(retain_graph=retained and solver == "serial")
+    LEFT.clear()
+
+
+def test_a_tensor_with_a_gradient_that_a_step_replaces_is_refused():
+    def replacing(block: Any, v: Tensor) -> Tensor:
+        block.memory = block.memory * 0.9
+        return v + block.memory
+
+    net, _ = made(lambda: Block(replacing), "unlike")
+    for part in net.modules():
+        if isinstance(part, Block):
+            part.memory = torch.ones(WIDTH, dtype=torch.double, requires_grad=True)
+    assert "puts another tensor in place of memory" in refusal(net, entering())
+
+
+def test_steps_that_are_switched_over_at_random_are_examined_once_in_each_way():
+    """Layers that the training loop leaves out."""
+    calls = [0]
+
+    class Dropped(Block):
+        skip = False
+
+        def forward(self, u: Tensor) -> Tensor:
+            calls[0] += 1
+            return u if self.skip else super().forward(u)
+
+    net, twin = made(Dropped, "unlike")
+    spent = []
+    for skipped in ([], [0, 3], [3, 5], [0, 5], [0, 3, 5], []):
+        for module in (net.body.layers, twin):
+            for n, block in enumerate(module):
+                block.skip = n in skipped
+        assert_twins(net, twin, entering())
+        calls[0] = 0
+        net(entering()).sum().backward()
+        spent.append(calls[0])
+    assert set(spent) == {DEPTH}
+    for skipped in ([1], [0, 1], [3, 1], [1, 5]):
+        for n, block in enumerate(net.body.layers):
+            block.skip = n in skipped
+        calls[0] = 0
+        net(entering()).sum().backward()
+        spent.append(calls[0])
+    assert spent[-4:] == [DEPTH + 2, DEPTH, DEPTH, DEPTH]

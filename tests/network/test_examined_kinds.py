@@ -96,6 +96,104 @@ def test_a_block_of_several_dtypes_keeps_the_states():
     torch.testing.assert_close(out, expected)
 
 
+@pytest.mark.parametrize("body", BODIES)
+def test_states_whose_entries_stand_in_no_rectangle_are_refused(body):
+    net, _ = made(Block, body)
+    u = entering()
+    for state in (
+        torch.nested.nested_tensor([u[:3], u]),
+        torch.nested.nested_tensor([u[:3], u], layout=torch.jagged),
+    ):
+        assert "the state is nested" in refusal(net, state)
+    assert "the state is torch.sparse_coo" in refusal(net, u.to_sparse())
+    assert "the state is torch.sparse_csr" in refusal(net, (u, u.to_sparse_csr()))
+
+
+class Growing(nn.Module):
+    """A step on numbers without a dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn((), dtype=torch.double))
+
+    def forward(self, u: Tensor, *given: Tensor) -> Tensor:
+        return u + 0.1 * torch.tanh(self.w * u + sum(given))
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_states_without_a_dimension(body, solver):
+    net, twin = made(Growing, body, solver)
+    assert_twins(net, twin, entering()[0, 0])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_number_per_step(solver):
+    c = torch.linspace(0, 1, DEPTH, dtype=torch.double)
+
+    class Drive(nn.Module):
+        def forward(self, u: Tensor) -> lp.Driven:
+            return lp.Driven(u, (c,))
+
+    torch.manual_seed(0)
+    step = Growing()
+    net = lp.Network(
+        Drive(), lp.chain(step, DEPTH, integrator="block", tied=True), None, SOLVERS[solver]
+    )
+    found = []
+    for solved in (True, False):
+        step.zero_grad()
+        u = v = entering().requires_grad_()
+        for n in range(DEPTH):
+            v = step(v, c[n])
+        out = net(u) if solved else v
+        out.square().sum().backward()
+        found.append([out, u.grad, step.w.grad])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", [2, 1])
+def test_states_of_one_dimension_less_are_examined_anew(first):
+    """A sample's entries are not to be mixed with another's where the state has no samples."""
+
+    class Centred(Block):
+        def forward(self, u: Tensor) -> Tensor:
+            return super().forward(u - u.mean(-1, keepdim=True))
+
+    net, twin = made(Centred, "tied", "mgrit")
+    for dims in (first, 3 - first):
+        assert_twins(net, twin, entering() if dims == 2 else entering()[0])
+
+
+class Marked(Tensor):
+    """A class of its own."""
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_tensors_of_a_class_of_their_own_are_refused(body, solver):
+    class Asks(Block):
+        def forward(self, u: Tensor) -> Tensor:
+            return super().forward(u) * (1.0 if isinstance(u, Marked) else 0.5)
+
+    net, _ = made(Asks, body, solver)
+    assert "the state is of the class Marked" in refusal(net, entering().as_subclass(Marked))
+    with torch.no_grad(), pytest.raises(ValueError, match="the state is of the class Marked"):
+        net(entering().as_subclass(Marked))
+    net, twin = made(Asks, body, solver)
+    start = nn.Parameter(entering())  # one that is learned
+    net(start).sum().backward()
+    found, start.grad = start.grad, None
+    twin(start).sum().backward()
+    torch.testing.assert_close(found, start.grad, rtol=1e-10, atol=1e-12)
+    if body != "stacked":
+        for part in net.modules():
+            if isinstance(part, Block):
+                part.fc.weight = nn.Parameter(part.fc.weight.detach().as_subclass(Marked))
+        assert "a parameter of the chain is of the class Marked" in refusal(net, entering())
+
+
 # ---- many steps at once --------------------------------------------------------------------------
 
 
@@ -128,6 +226,32 @@ def test_a_cell_without_a_batching_rule():
     net.solver = SOLVERS["mgrit"]
     with pytest.raises(ValueError, match=r"torch\.vmap"):
         net(pair)
+
+
+def test_gradients_that_are_sparse():
+    class Embeds(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(9, WIDTH, sparse=True, dtype=torch.double)
+
+        def forward(self, state: Any) -> Any:
+            u, words = state
+            return super().forward(u) + self.table(words), words
+
+    for body in BODIES:
+        for solver in ("serial", "mgrit"):
+            net, twin = made(Embeds, body, solver)
+            state = entering(), torch.tensor([1, 2, 2, 3, 8])
+            if body == "stacked":
+                with pytest.raises(ValueError, match=r"Embeds cannot be evaluated .*a list of modules"):
+                    net(state)
+                continue
+            found = []
+            for module in (net, twin):
+                module(state)[0].square().sum().backward()
+                found.append([None if g is None else g.to_dense() for g in gradients(module)])
+            for a, b in zip(*found, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 def test_t_is_the_time_only_where_the_chain_is_made_for_it():

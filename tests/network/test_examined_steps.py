@@ -190,3 +190,46 @@ def test_checkpointing_that_is_switched_on_later_is_refused():
     assert_twins(net, twin, entering())
     Switched.on = True
     assert "memory='recompute'" in refusal(net, entering())
+
+
+class MaxNorm(Block):
+    """Keeps the norm of its weight in bounds."""
+
+    on = True
+
+    def forward(self, u: Tensor) -> Tensor:
+        if self.on:
+            with torch.no_grad():
+                self.fc.weight.div_((self.fc.weight.norm() / 3).clamp(min=1))
+        return super().forward(u)
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_writing_what_is_there_already_is_no_change_of_a_parameter(body, solver):
+    net, twin = made(MaxNorm, body, solver)
+    for part in twin.modules():
+        vars(part)["on"] = body != "tied"  # of which plain PyTorch has no gradient
+    for _ in range(2):
+        assert_twins(net, twin, entering())
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(1000)
+    before = copy.deepcopy(net.state_dict())
+    assert "changes a parameter" in refusal(net, entering())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_writing_to_parameters_that_begins_later_is_refused(body, solver):
+    net, twin = made(MaxNorm, body, solver)
+    for part in [*net.modules(), *twin.modules()]:
+        vars(part)["on"] = False
+    assert_twins(net, twin, entering())
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(1000)
+    for part in net.modules():
+        vars(part)["on"] = True
+    assert "parameter" in refusal(net, entering())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import sys
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -21,53 +20,15 @@ from ...chains.placement import Placement
 from ...chains.workspace import Workspace
 from ...group.base import ALONE, Group
 from ...group.blocks import Blocks
-from ...steps.examination import Found, Signs, pulled, same
-from ...steps.fields import Manner, Watched
 from ...steps.repeatable import BatchNorm, Statistics
+from ...steps.signs import Signs, uncached, unpacked
 from ...steps.state import NOTHING, Carried, State
+from .habits import Habits, Modes
 
+MANY_MODES = 100
+"""Most modes for which it is kept what was found."""
 KEPT_BYTES = 1 << 30
 """Most scratch memory that a body keeps from one training step to the next."""
-
-
-@dataclass(frozen=True)
-class Habits:
-    """What the steps of a chain do in the present mode.
-
-    Attributes:
-        random: they draw dropout's masks.
-        statistics: they note batch statistics.
-        in_place: they change the state in place.
-        buffered: they have buffers, besides those of batch norm.
-    """
-
-    random: bool = False
-    statistics: bool = False
-    in_place: bool = False
-    buffered: bool = False
-
-    @classmethod
-    def of(cls, watched: Watched, in_place: bool) -> Habits:
-        """Those of a module that has been called."""
-        parts = watched.module.modules()
-        buffered = any(part._buffers and not isinstance(part, BatchNorm) for part in parts)
-        return cls(watched.random, watched.statistics, in_place, buffered)
-
-    def __or__(self, other: Habits) -> Habits:
-        return Habits(*(a or b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    @property
-    def watched(self) -> bool:
-        """Whether steps have to be watched when they are evaluated."""
-        return self.random or self.statistics
-
-    def manner(self, timed: bool, carried: Carried) -> Manner:
-        """How steps with these habits are called."""
-        return Manner(timed, self.watched, self.in_place, carried)
-
-    def key(self, group: Group) -> int | None:
-        """A key for the masks of a propagation, from torch's global generator; one for all ranks."""
-        return group.tell(int(torch.randint(1 << 62, ())), 0) if self.random else None
 
 
 class Body(nn.Module):
@@ -89,12 +50,14 @@ class Body(nn.Module):
         """Modules whose forward has an argument t are given the time."""
         self.habits, self.known = Habits(), False
         """Those of the present mode, and whether its steps were examined."""
+        self.modes = Modes(())
+        """Those of the last propagation."""
         self._examined: dict[Hashable, Habits] = {}
         self._fields: dict[Any, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own fields: those of the original evaluate the original's modules."""
-        return {**self.__dict__, "_fields": {}, "_examined": {}}
+        return {**self.__dict__, "_fields": {}, "_examined": {}, "modes": Modes(())}
 
     compiled = False
     """Whether the batched step goes through torch.compile."""
@@ -213,13 +176,20 @@ class Body(nn.Module):
                 "steps takes; make it by chain(module, depth, tied=True)"
             )
         self.driven = bool(inputs)
-        modes, places = self._modes(), tuple(carried.parts)
+        self.modes = self._modes()
+        modes = self.modes.key
+        given = tuple(carried.parts), tuple(a.dim() for a in (*u, *inputs))
         before = self._examined.get(modes)
         if anew:
+            self._forget()
+        elif len(self._examined) > MANY_MODES:
             self._examined.clear()
-        if not any((modes, each, places) in self._examined for each in (True, several)):
+        known = any((modes, each, given) in self._examined for each in (True, several))
+        if not known or self._examined[modes].writes:
             now = self._examined_on_ranks(u, inputs, carried, several)
-            self._examined[modes] = self._examined[modes, several, places] = now
+            now |= self._examined.get(modes, Habits())
+            for key in (modes, self._modes().key):  # the steps may have switched themselves over
+                self._examined[key] = self._examined[key, several, given] = now
         self.habits = now = self._examined[modes]
         self.known = True
         if self.compiled and (now.watched or carried.parts):
@@ -229,24 +199,34 @@ class Body(nn.Module):
             )
         return now != before
 
-    def signs(self, device: torch.device) -> Signs | None:
+    def signs(self, device: torch.device, tensors: Sequence[Tensor]) -> Signs | None:
         """What to look at while steps are evaluated; None where they need no care."""
         if self.vouched or not self.group.alone or not self.known:
             return None
-        return Signs(device, self.buffers if self.habits.buffered else lambda: ())
+        buffers = self.buffers if self.habits.buffered else lambda: ()
+        return Signs(device, buffers, () if self.habits.writes else tensors)
 
     @property
     def notes(self) -> bool:
         """Whether a training forward has running statistics to commit."""
         return any(isinstance(part, BatchNorm) and part.training for part in self.modules())
 
-    def _modes(self) -> Hashable:
-        """What changes where modules are replaced or switched over."""
-        return tuple(map(mode_of, self.modules()))
+    def _forget(self) -> None:
+        """Forgets what was found."""
+        self._examined.clear()
+
+    def _modes(self) -> Modes:
+        """The modes now."""
+        return Modes(self._parts(), settings=self.group.alone)
+
+    def _parts(self) -> Iterable[nn.Module]:
+        """All modules of the steps, of those on other ranks, too."""
+        return self.modules()
 
     def recall(self) -> None:
         """Goes by what was found in the present mode, if it was examined; evaluation may go without."""
-        found = self._examined.get(self._modes())
+        self.modes = self._modes()
+        found = self._examined.get(self.modes.key)
         self.habits, self.known = found or Habits(), found is not None
 
     def _examined_on_ranks(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
@@ -258,7 +238,8 @@ class Body(nn.Module):
                 self.group.broadcast(a, 0)
         if self.group.first or (self.everywhere and self.block):
             try:
-                found = self._examine(tuple(a.detach() for a in u), inputs, carried, several)
+                with unpacked(), uncached():
+                    found = self._examine(tuple(a.detach() for a in u), inputs, carried, several)
             except (ValueError, TypeError, RuntimeError) as error:
                 if self.group.alone:
                     raise
@@ -269,6 +250,8 @@ class Body(nn.Module):
                 raise each
         return functools.reduce(operator.or_, every)
 
+    plain_in_turn = True
+    """Whether steps that are evaluated in turn, without gradients, are called as without a chain."""
     everywhere = False
     """Whether every rank examines, and not the first alone: where steps are of several kinds."""
     takes_inputs = False
@@ -300,47 +283,6 @@ class Body(nn.Module):
     def extra_repr(self) -> str:
         on_ranks = "" if self.group.alone else f", layers {self.block.start}..{self.block.stop - 1}"
         return f"depth={self.depth}, h={self.h:g}, integrator={self.integrator!r}{on_ranks}"
-
-
-# ---- steps --------------------------------------------------------------------------------------
-
-
-def mode_of(part: nn.Module) -> Hashable:
-    """What tells that a module was replaced or switched over, or that others have begun to change it."""
-    return type(part), part.training, len(part._buffers), len(part._forward_pre_hooks)
-
-
-def refuse_unbatched(steps: Callable[[State], State], both: State, found: Found, which: str) -> None:
-    """Refuses steps that cannot be evaluated many at once.
-
-    Args:
-        steps: evaluates several, with gradients.
-        both: where they depart, the first of them where the step that was examined did.
-        found: what was found of that step.
-
-    Raises:
-        ValueError: they cannot, or their values or gradients are others.
-    """
-    remedy = "give chain a list of modules, which are evaluated one after the other, or solver=Serial()"
-    departures = [a.detach().clone().requires_grad_() for a in both]
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            values = steps(tuple(a.clone() for a in departures))
-            gradients = pulled(tuple(a[:1] for a in values), departures)
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{which} cannot be evaluated for several steps at once by torch.vmap ({reason}); {remedy}"
-        ) from error
-    pairs = [(a[0].detach(), b) for a, b in zip(values, found.value, strict=True)]
-    for a, b, like in zip(gradients, found.gradient, both, strict=True):
-        nothing = torch.zeros_like(like[0])
-        pairs.append((nothing if a is None else a[0], nothing if b is None else b))
-    if not all(same((a.to(b.dtype),), (b,)) for a, b in pairs):  # autocast may change the dtype
-        raise ValueError(
-            f"{which} gives other values or gradients where torch.vmap evaluates several steps at once; "
-            f"{remedy}"
-        )
 
 
 def uncompiled(module: nn.Module) -> tuple[nn.Module, bool]:

@@ -15,7 +15,8 @@ from ...steps.examination import examine
 from ...steps.fields import Function
 from ...steps.state import NOTHING, Carried, State
 from ..serial_twins import SerialFunction
-from .base import Body, Habits, refuse_unbatched
+from .base import Body
+from .habits import Habits, refuse_unbatched
 
 
 class FunctionBody(Body):
@@ -54,7 +55,7 @@ class FunctionBody(Body):
             field = Function(self.step, habits.manner(True, carried))
             both, times = tuple(torch.stack([a, a]) for a in u), torch.stack([time, time])
             which = "the step function"
-            refuse_unbatched(lambda v: field.whole_step(v, times, self.h), both, found, which)
+            refuse_unbatched(lambda v, _: field.whole_step(v, times, self.h), both, found, which)
         return habits
 
     def serial(self) -> nn.Module:

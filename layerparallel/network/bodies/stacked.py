@@ -18,7 +18,9 @@ from ...steps.alike import matched
 from ...steps.contents import contents
 from ...steps.examination import examine
 from ...steps.fields import At, Manner, Stacked, Watched
+from ...steps.given import as_itself
 from ...steps.integrators import INTEGRATORS
+from ...steps.remains import Attribute
 from ...steps.repeatable import Repeatable, Statistics, batch_norms, commit, frozen_statistics
 from ...steps.state import NOTHING, Carried, State
 from ..serial_twins import SerialBody
@@ -32,7 +34,8 @@ from ..stacking import (
     statistics_of,
     to_layers,
 )
-from .base import Body, Habits, closed_chain, gathered, refuse_unbatched, uncompiled
+from .base import Body, closed_chain, gathered, uncompiled
+from .habits import Habits, refuse_unbatched
 
 
 class StackedBody(Body):
@@ -53,9 +56,12 @@ class StackedBody(Body):
         values = initial_stacks(template, depth, initial) if stacks is None else stacks
         places = {p: values[name] for name, p in self.layer.named_parameters()}
         replace_parameters(self.layer, places.__getitem__)
+        for stack, p in zip(self.layer.parameters(), template.parameters(), strict=True):
+            vars(stack).update(vars(p))
         stack_statistics(self.layer, depth)
         self.names: tuple[str, ...] = ()
         self.held: tuple[str, ...] = ()
+        self.remade: tuple[Attribute, ...] = ()
         self.tensors()
         self._register_state_dict_hook(to_layers)
         self.register_load_state_dict_pre_hook(from_layers)
@@ -117,6 +123,8 @@ class StackedBody(Body):
         super().cut(group, blocks)
         keep_rows(self.layer, self.block)
 
+    plain_in_turn = False  # there is one module for all
+
     @property
     def vouched(self) -> bool:
         return closed_form(self.layer) is not None
@@ -135,10 +143,11 @@ class StackedBody(Body):
             wanted = [t.requires_grad for t in own]
             own = tuple(m.detach().requires_grad_(w) for m, w in zip(moved, wanted, strict=False))
             frozen = dict(zip(frozen, moved[len(own) :], strict=True))
-        names, held, manner = (*self.names, *frozen), self.held, habits.manner(self.timed, carried)
+        names, held, remade = (*self.names, *frozen), self.held, self.remade
+        manner = habits.manner(self.timed, carried)
         return GenericChain(
             self._field(
-                lambda: Stacked(self.layer, names, held, self.compiled, manner),
+                lambda: Stacked(self.layer, names, held, self.compiled, manner, remade),
                 names,
                 held,
                 manner.watched,
@@ -190,18 +199,19 @@ class StackedBody(Body):
             t = v[0].real.new_zeros(())
             return watched.single(Repeatable(0), 0, given, (carried.given(v),), t)[0]
 
-        first = [t[0] for t in tensors[:held]] + tensors[held:]
-        found = examine(step, u, first, self.layer, which, carried)
-        habits = Habits.of(watched, found.in_place)
-        rows = min(2, len(self.block))
-        if several and rows == 2:
-            manner = Manner(self.timed, True, found.in_place, carried)
-            field = Stacked(self.layer, (*self.names, *frozen), self.held, manner=manner)
-            own = [p[:2].detach() for p in (*tensors[:held], *frozen.values())]
-            both = tuple(torch.stack([a, a]) for a in u)
-            at = At((0, 1), both[0].real.new_zeros(2), key=0)
-            others = [t.detach() for t in tensors[held:]]
-            refuse_unbatched(lambda v: field(v, own, others, at), both, found, which)
+        first = [as_itself(t[0], t) for t in tensors[:held]] + tensors[held:]
+        found = examine(step, u, first, self.layer, which, carried, one_for_all=True)
+        habits = Habits.of(watched, found)
+        self.remade = tuple(dict.fromkeys((*self.remade, *found.remade)))
+        count = min(2 if several else 1, len(self.block))
+        manner = Manner(self.timed, True, found.in_place, found.writes, carried)
+        stack = (*self.names, *frozen)
+        field = Stacked(self.layer, stack, self.held, manner=manner, remade=self.remade)
+        rows = [p[:count] for p in (*tensors[:held], *frozen.values())]
+        many = tuple(torch.stack([a] * count) for a in u)
+        at = At(range(count), many[0].real.new_zeros(count), key=0)
+        others = [t.detach() for t in tensors[held:]]
+        refuse_unbatched(lambda v, own: field(v, own, others, at), many, found, which, rows)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:

@@ -10,14 +10,17 @@ from torch import Tensor, nn
 
 from ...chains.generic import GenericChain
 from ...chains.placement import Placement
+from ...steps.comparing import same
 from ...steps.contents import contents
-from ...steps.examination import examine, same
+from ...steps.examination import examine
 from ...steps.fields import At, Manner, Tied, Watched
+from ...steps.given import perturbed
 from ...steps.integrators import INTEGRATORS
 from ...steps.repeatable import Repeatable, Statistics, batch_norms, commit
-from ...steps.state import NOTHING, Carried, State, differentiable, state_map
+from ...steps.state import NOTHING, Carried, State, state_map
 from ..serial_twins import SerialTied
-from .base import Body, Habits, gathered, refuse_unbatched, uncompiled
+from .base import Body, gathered, uncompiled
+from .habits import Habits, refuse_unbatched
 
 
 class TiedBody(Body):
@@ -113,23 +116,21 @@ class TiedBody(Body):
             return watched.single(Repeatable(0), 0, given, (carried.given(v), *first), t)[0]
 
         found = examine(step, u, tensors, self.layer, which, carried)
-        habits = Habits.of(watched, found.in_place)
+        habits = Habits.of(watched, found)
         if not several or self.depth == 1 or any(x.shape[0] != self.depth for x in inputs):
             return habits
         shared, t = [p.detach() for p in tensors], u[0].real.new_zeros(2)
         own, at = [x[:2].detach() for x in inputs], At((0, 1), t, key=0)
         both = tuple(torch.stack([a, 1 - 2 * a]) for a in u)
-        manner = Manner(self.timed, habits.watched, found.in_place, carried)
+        manner = habits.manner(self.timed, carried)
         apart = Tied(self.layer, names, folds=False, manner=manner)
         self.folds = self.folds and not found.branches
         if not (habits.watched or carried.parts):
             plain = Tied(self.layer, names, manner=manner)
-            others = [
-                p + 0.1 * _ones_and_minus_ones(p) for p in shared
-            ]  # a gate of 0 hides what is behind
+            others = [perturbed(p) for p in shared]  # a gate of 0 hides what is behind
             self.folds = self.folds and all(_alike(plain, both, own, ps, at) for ps in (shared, others))
         if not self.folds or habits.watched or carried.parts or apart.timed:
-            refuse_unbatched(lambda v: apart(v, own, shared, at), both, found, which)
+            refuse_unbatched(lambda v, _: apart(v, own, shared, at), both, found, which)
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:
@@ -143,13 +144,6 @@ class TiedBody(Body):
         return SerialTied(copy.deepcopy(self.layer), self.depth, self.h, self.integrator, self.timed)
 
 
-def _ones_and_minus_ones(p: Tensor) -> Tensor:
-    """No random numbers of the user's are drawn for it."""
-    if not differentiable(p):
-        return torch.zeros_like(p)
-    return torch.cos(torch.pi * torch.arange(p.numel(), device=p.device)).view(p.shape).to(p.dtype)
-
-
 @torch.no_grad()
 def _alike(field: Tied, both: State, own: list[Tensor], shared: list[Tensor], at: At) -> bool:
     """Whether two steps at once, folded into the batch, have the values of one after the other."""
@@ -161,5 +155,5 @@ def _alike(field: Tied, both: State, own: list[Tensor], shared: list[Tensor], at
     single = state_map(lambda a, b: torch.cat([a, b]), value(0), value(1))
     try:
         return same(single, field(both, own, shared, at))
-    except RuntimeError:  # the state's first dimension is not that of samples
+    except (RuntimeError, IndexError):  # the state's first dimension is not that of samples
         return False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ from ...steps.state import NOTHING, Carried, State
 from ...steps.unlike import Unlike, step_tensors
 from ..serial_twins import SerialBody
 from ..stacking import from_layers, skeleton, to_layers
-from .base import Body, Habits, mode_of
+from .base import Body
+from .habits import Habits, Modes
 
 
 class UnlikeBody(Body):
@@ -36,6 +38,8 @@ class UnlikeBody(Body):
         self.timed = False
         self.layers = nn.ModuleList(modules)
         self.every = tuple(modules)
+        self._steps: dict[Hashable, Habits] = {}
+        """What was found of single steps."""
         self._register_state_dict_hook(to_layers)
         self.register_load_state_dict_pre_hook(from_layers)
 
@@ -54,8 +58,15 @@ class UnlikeBody(Body):
         self._fields.clear()
         self.add_nothing(example.detach())
 
-    def _modes(self) -> Hashable:
-        return tuple(map(mode_of, (part for m in self.every for part in m.modules())))
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_steps": {}}
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._steps.clear()
+
+    def _parts(self) -> Iterable[nn.Module]:
+        return (part for m in self.every for part in m.modules())
 
     @property
     def notes(self) -> bool:
@@ -138,17 +149,23 @@ class UnlikeBody(Body):
 
     def _examine(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
         habits, tensors, first = Habits(), self.tensors(), 0
+        given = tuple(carried.parts), tuple(a.dim() for a in u)
         for n, module in zip(self.block, self.layers, strict=True):
             names, watched = self.names[n], Watched(module, Manner(False))
             own = tensors[first : first + len(names)]
             first += len(names)
+            which = module, Modes(module.modules(), settings=True).key, given
+            if which in self._steps and not self._steps[which].writes:  # others have changed
+                habits |= self._steps[which]
+                continue
 
             def step(v: State, own: Sequence[Tensor], names=names, watched=watched) -> object:
                 given = dict(zip(names, own, strict=True))
                 return watched.single(Repeatable(0), 0, given, (carried.given(v),))[0]
 
             found = examine(step, u, own, module, f"step {n}", carried)
-            habits |= Habits.of(watched, found.in_place)
+            self._steps[which] = Habits.of(watched, found)
+            habits |= self._steps[which]
         return habits
 
     def commit(self, statistics: Statistics, placement: Placement | None) -> None:
