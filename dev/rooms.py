@@ -16,7 +16,6 @@ BEGIN, END = "<!-- rooms: written by dev/rooms.py -->", "<!-- end of rooms -->"
 ROOMS = (
     "version",
     "errors",
-    "native",
     "group",
     "steps",
     "chains",

@@ -2,7 +2,7 @@
 
 import torch
 
-from layerparallel.native.program import Constant, Dot, Gather, Input, Map, Reduce, Total
+from layerparallel.chains.native.program import Constant, Dot, Gather, Input, Map, Reduce, Total
 
 UNARY = {
     "neg": torch.neg,

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from layerparallel.native.kernel import Kernel, target
-from layerparallel.native.trace import Example, trace
+from layerparallel.chains.native.kernel import Kernel, target
+from layerparallel.chains.native.trace import Example, trace
 
 
 class Calls(nn.Module):

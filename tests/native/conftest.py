@@ -2,7 +2,7 @@
 
 import pytest
 
-from layerparallel.native.compiler import CompilerError, compiler
+from layerparallel.chains.native.compiler import CompilerError, compiler
 
 
 @pytest.fixture(autouse=True)

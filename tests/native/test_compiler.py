@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import layerparallel as lp
-from layerparallel.native import compiler
-from layerparallel.native.compiler import CompilerError, compiled
+from layerparallel.chains.native import compiler
+from layerparallel.chains.native.compiler import CompilerError, compiled
 
 SOURCE = "int answer(void) { return %d; }"
 
@@ -89,7 +89,7 @@ def test_a_network_goes_the_other_way_and_says_why(cache, tmp_path, monkeypatch)
 
 def test_many_processes_may_compile_the_same(cache):
     script = (
-        "from layerparallel.native.compiler import compiled; "
+        "from layerparallel.chains.native.compiler import compiled; "
         f"assert compiled({SOURCE % 11!r}).answer() == 11"
     )
     runs = [subprocess.Popen([sys.executable, "-c", script], env=dict(os.environ)) for _ in range(3)]

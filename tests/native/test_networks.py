@@ -9,7 +9,7 @@ from torch import nn
 
 import layerparallel as lp
 from layerparallel.chains.coarse import CoarseOperator
-from layerparallel.chains.native import NativeChain
+from layerparallel.chains.native.chain import NativeChain
 
 SOLVERS = {
     "serial": lp.Serial(),

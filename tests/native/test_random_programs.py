@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from loops import largest_error
 from random_programs import Program
 
-from layerparallel.native.code import Target
+from layerparallel.chains.native.code import Target
 
 
 @settings(max_examples=100)

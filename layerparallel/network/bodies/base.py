@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ...chains.chain import Chain
 from ...chains.closed import closed_form
 from ...chains.generic import GenericChain
-from ...chains.loops import Loops
-from ...chains.native import native
+from ...chains.native.chain import native
+from ...chains.native.loops import Loops
 from ...chains.placement import Placement
 from ...chains.workspace import Workspace
 from ...group.base import ALONE, Group

@@ -10,6 +10,7 @@ import enum
 import os
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
-_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_OURS = str(Path(__file__).parents[2]) + os.sep
 _SIMPLE = (int, float, complex, str, bytes, type(None), enum.Enum, torch.dtype, torch.device, torch.Size)
 _CODE = (type, FunctionType, MethodType, ModuleType)
 _MUTABLE = (list, tuple, dict)

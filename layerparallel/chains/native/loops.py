@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..native.compiler import CompilerError
-from ..native.kernel import Kernel, target
-from ..native.lowering import UnsupportedError
-from ..native.program import Program
-from ..native.reads import HOOKS, Reads
-from ..native.trace import Example, trace
-from ..steps.fields import At, Function, Stacked, Tied
-from ..steps.integrators import block
-from ..steps.state import State
-from .chain import Intervals
-from .generic import GenericChain
+from ...steps.fields import At, Function, Stacked, Tied
+from ...steps.integrators import block
+from ...steps.state import State
+from ..chain import Intervals
+from ..generic import GenericChain
+from .compiler import CompilerError
+from .kernel import Kernel, target
+from .lowering import UnsupportedError
+from .program import Program
+from .reads import HOOKS, Reads
+from .trace import Example, trace
 
 Shapes = tuple[tuple[int, ...], ...]
 SAMPLES = 3

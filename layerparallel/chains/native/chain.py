@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..group.blocks import Blocks
-from ..native.kernel import Kernel
-from ..steps.state import State
-from .chain import Chain, Intervals
-from .coarse import CoarseOperator
-from .generic import GenericChain
+from ...group.blocks import Blocks
+from ...steps.state import State
+from ..chain import Chain, Intervals
+from ..coarse import CoarseOperator
+from ..generic import GenericChain
+from ..placement import Placement
+from ..taped import TapedAdjoint
+from ..workspace import Workspace
+from .kernel import Kernel
 from .loops import Loop, Loops, own_of, shared_of
-from .placement import Placement
-from .taped import TapedAdjoint
-from .workspace import Workspace
 
 FITS = 1 << 22
 """Bytes up to which a tape keeps what is dear to compute, and not states alone."""
