@@ -77,6 +77,8 @@ class Chain(abc.ABC):
     """Where the block lies in the whole chain; None on one process."""
     linear: bool = False
     """Every step is linear: a coarse level may then solve for the correction alone."""
+    interpreted: bool = True
+    """Steps are evaluated by Python code of the user's, which may do other things than before."""
     reverse: bool = False
     """The chain runs from right to left (an adjoint): it departs from the right ends."""
 

@@ -168,16 +168,18 @@ def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solve
     """Solves; once more where steps turn out to do other things than when they were examined."""
     u0 = tuple(tensors[: call.parts])
     given = tensors[call.parts : call.parts + call.inputs], tensors[call.parts + call.inputs :]
-    signs = call.body.signs(u0[0].device, given[1])
+    bound = _bound(call, tensors)
+    compiled = not bound[1].interpreted and isinstance(call.solver, Serial)
+    signs = None if compiled else call.body.signs(u0[0].device, given[1])
     if signs is None:
-        return _solved(call, tensors, record, signs)
+        return _solved(call, tensors, record, signs, bound)
 
     def changed() -> bool:
         return call.body.examine(u0, tuple(given[0]), call.carried, _several(call.solver), anew=True)
 
     numbers, before = torch.get_rng_state(), versions(u0)
     try:
-        found = _solved(call, tensors, record, signs)
+        found = _solved(call, tensors, record, signs, bound)
     except RuntimeError as error:
         signs.refuse_written()
         in_place = isinstance(error, ChangedInPlaceError)
@@ -202,16 +204,28 @@ def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solve
                 )
             return found
     torch.set_rng_state(numbers)
-    return _solved(call, tensors, record, None)
+    return _solved(call, tensors, record, None, _bound(call, tensors))
 
 
-def _solved(call: _Call, tensors: Sequence[Tensor], record: bool, signs: Signs | None) -> _Solved:
-    u0, body = tuple(tensors[: call.parts]), call.body
+def _bound(call: _Call, tensors: Sequence[Tensor]) -> tuple[GenericChain, Chain]:
+    """The chain, as it is and by the fastest way."""
+    body = call.body
     placement = body.placement(interval_length(call.solver, body.depth))
     given = tensors[call.parts : len(tensors) - len(body.nothings())]
     plain = body.bind(given, placement, call.carried)
     with uncached():
-        chain = body.fastest(plain, u0)
+        return plain, body.fastest(plain, tuple(tensors[: call.parts]))
+
+
+def _solved(
+    call: _Call,
+    tensors: Sequence[Tensor],
+    record: bool,
+    signs: Signs | None,
+    bound: tuple[GenericChain, Chain],
+) -> _Solved:
+    u0, body, (plain, chain) = tuple(tensors[: call.parts]), call.body, bound
+    placement = plain.placement
     solver = call.solver.forward.forward
     adjoint = chain.linearise(solver.groups(body.depth)) if record else None
     recorder, statistics = adjoint, plain.statistics

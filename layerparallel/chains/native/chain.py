@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from ..generic import GenericChain
 from ..placement import Placement
 from ..taped import TapedAdjoint
 from ..workspace import Workspace
+from .compiler import CompilerError
 from .kernel import Kernel
 from .loops import Loop, Loops, own_of, shared_of
 
@@ -36,6 +38,8 @@ class NativeChain(Chain):
         shared: what all steps have in common, likewise.
         like: a state of the user's, for shapes and dtype.
     """
+
+    interpreted = False
 
     plain: GenericChain
     loop: Loop
@@ -88,7 +92,7 @@ class NativeChain(Chain):
     ) -> State:
         if not over.walked or not over.count:
             return u
-        kernel = self.loop.kernel(u[0].shape[1], keep=False)
+        kernel = self.loop.kernel(u[0].shape[1])
         return self.walk(kernel, u, over, rhs=rhs, into=into, less=less)
 
     def walk(
@@ -169,10 +173,11 @@ class NativeAdjoint(TapedAdjoint[NativeTape]):
 
     def _tape(self, u: State, over: Intervals, onto: State | None = None) -> NativeTape:
         chain, batch = self.chain, u[0].shape[1]
-        kernel = chain.loop.kernel(batch, keep=True)
+        kernel = chain.loop.kernel(batch)
         steps = over.count * over.length
         if steps * kernel.tiles(batch) * kernel.record * kernel.lanes * u[0].element_size() > FITS:
-            kernel = chain.loop.kernel(batch, keep=False)
+            with contextlib.suppress(CompilerError):
+                kernel = chain.loop.kernel(batch, keep=False)
         kept = chain.workspace.take(kernel.tape_shape(steps, batch), u[0])
         return NativeTape(kernel, kept, chain.walk(kernel, u, over, kept, onto))
 

@@ -10,9 +10,6 @@ import torch
 from .split import Walks
 from .walking import Backward, Forward, roles
 
-STACK = 1 << 20
-"""Bytes of arrays that a kernel may have on the stack."""
-
 CALL_FIELDS = (
     *("count", "length", "walked", "batch", "collect"),
     *("own", "own_step", "shared", "times", "start", "end", "onto", "rhs", "less", "into"),

@@ -14,10 +14,13 @@ from torch import Tensor
 from .code import CALL_FIELDS, Target, source
 from .compiler import compiled
 from .program import Input, Program
+from .registry import UnsupportedError
 from .split import Walks, is_zero, part
-from .walking import record
+from .walking import record, stack
 
 State = tuple[Tensor, ...]
+STACK = 4 << 20
+"""Bytes of arrays that a kernel may have."""
 
 
 def target(batch: int, itemsize: int) -> Target:
@@ -44,6 +47,9 @@ class Kernel:
             keep: whether the tape keeps more than states.
         """
         walks = part(program, keep)
+        needed = stack(walks) * goal.vector * goal.tile
+        if needed > STACK:
+            raise UnsupportedError(f"its arrays need {needed >> 20} MB, and a loop has {STACK >> 20}")
         return cls(walks, goal, compiled(source(walks, goal)))
 
     @cached_property

@@ -34,23 +34,16 @@ def turned_off() -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Loop:
-    """A step as machine code, for every batch size.
-
-    Args:
-        shapes: of the state's parts, for one sample.
-        fixed: the step size is part of the code.
-    """
+    """A step as machine code, for every batch size."""
 
     program: Program
-    shapes: Shapes
-    fixed: bool
     _kernels: dict[Hashable, Kernel] = field(default_factory=dict)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.program.dtype
 
-    def kernel(self, batch: int, keep: bool) -> Kernel:
+    def kernel(self, batch: int, keep: bool = True) -> Kernel:
         """Walks of this batch size.
 
         Args:
@@ -76,6 +69,7 @@ class Loops:
     why: str | None = None
     _found: dict[Hashable, Loop | str] = field(default_factory=dict)
     _reads: Reads | None = None
+    _never: str | None = None
 
     def __deepcopy__(self, memo: object) -> Loops:
         return Loops()
@@ -102,8 +96,14 @@ class Loops:
         kind, step = chain.field, chain.step
         if turned_off():
             return "LAYERPARALLEL_NATIVE=0 turns native loops off"
+        if self._never is not None:
+            return self._never
+        if torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack():
+            return "autocast or another mode of PyTorch is on"
         if not isinstance(kind, Stacked | Tied | Function):
             return "its modules are evaluated one after the other"
+        if getattr(kind, "remade", ()):
+            return "it keeps what it makes of its parameters"
         if kind.manner.watched or kind.compiled or kind.manner.carried.parts:
             return "it has dropout, batch norm, masks in the state, or is compiled by torch.compile"
         if any(not a.dim() or a.shape[0] != like[0].shape[0] or not a.numel() for a in like):
@@ -129,13 +129,17 @@ class Loops:
             return "its modules have hooks"
         if which not in self._found:
             try:
-                self._found[which] = self._made(chain, shapes, dtype, baked)
+                self._found[which] = self._made(chain, like, baked)
             except (UnsupportedError, CompilerError) as error:
                 self._found[which] = str(error)
-        return self._found[which]
+        found = self._found[which]
+        if isinstance(found, Loop):
+            found.kernel(like[0].shape[0])
+        return found
 
-    def _made(self, chain: GenericChain, shapes: Shapes, dtype: torch.dtype, baked: bool) -> Loop:
-        modules = chain.field.modules
+    def _made(self, chain: GenericChain, like: State, baked: bool) -> Loop:
+        modules, dtype = chain.field.modules, like[0].dtype
+        shapes = tuple(tuple(a.shape[1:]) for a in like)
         few = small(chain, shapes, dtype)
         with torch.no_grad():
 
@@ -145,17 +149,22 @@ class Loops:
             before = [dict(vars(m)) for m in modules]
             if self._reads is None:
                 self._reads = Reads(modules, chain.field.functions, call)
+            elif chain.span == 1:
+                call()
             if self._reads.refusal is not None:
                 raise UnsupportedError(f"it refuses {SAMPLES} samples ({self._reads.refusal})")
             if any(
                 vars(m).keys() != b.keys() or any(vars(m)[k] is not b[k] for k in b)
                 for m, b in zip(modules, before, strict=True)
             ):
-                raise UnsupportedError("it changes attributes of its modules")
+                self._never = "it changes attributes of its modules"
+            elif not self._reads.same:
+                self._never = "it changes what it reads"
+            if self._never is not None:
+                raise UnsupportedError(self._never)
         program = trace(_single(chain, baked), _example(chain, shapes, dtype))
-        loop = Loop(program, shapes, baked)
-        loop.kernel(SAMPLES, keep=True)
-        _compare(loop, few)
+        loop = Loop(program)
+        _compare(loop.kernel(like[0].shape[0]), few)
         return loop
 
 
@@ -249,8 +258,8 @@ def _samples(p: Tensor, dim: int) -> Tensor:
     return p.detach().index_select(dim, picked).requires_grad_(p.requires_grad)
 
 
-def _compare(loop: Loop, few: Few) -> None:
-    """Holds a loop against PyTorch: a step forward, and back with all gradients.
+def _compare(kernel: Kernel, few: Few) -> None:
+    """Holds a kernel against PyTorch: a step forward, and back with all gradients.
 
     Raises:
         UnsupportedError: they differ.
@@ -260,11 +269,11 @@ def _compare(loop: Loop, few: Few) -> None:
     end = adjoint.record(few.u, over)
     back = adjoint.collect(few.adjoint, over) if chain.span == 1 else adjoint.advance(few.adjoint, over)
     right = adjoint.gradients()
-    kernel = loop.kernel(SAMPLES, keep=True)
+    dtype = kernel.walks.program.dtype
     own, shared = own_of(chain), shared_of(chain)
-    times = chain.layer_times(loop.dtype)
+    times = chain.layer_times(dtype)
     common = {"length": 1, "walked": 1, "h": chain.reach, "own": own, "shared": shared, "times": times}
-    tape = torch.empty(kernel.tape_shape(1, SAMPLES), dtype=loop.dtype)
+    tape = torch.empty(kernel.tape_shape(1, SAMPLES), dtype=dtype)
     arrived, pulled = (tuple(torch.empty_like(a) for a in few.u) for _ in range(2))
     kernel("forward", start=few.u, end=arrived, tape=tape, **common)
     gradients = [
@@ -286,7 +295,7 @@ def _compare(loop: Loop, few: Few) -> None:
         nothing = None if g is None else torch.zeros_like(g)
         if k in right or g is not None:
             pairs.append((g if g is not None else torch.zeros_like(right[k]), right.get(k, nothing)))  # type: ignore[arg-type]
-    bound = 1e-3 if loop.dtype == torch.float32 else 1e-10
+    bound = 1e-3 if dtype == torch.float32 else 1e-10
     for ours, theirs in pairs:
         theirs = theirs.detach().reshape(ours.shape)
         scale = max(float(theirs.abs().max()) if theirs.numel() else 0.0, 1e-3)

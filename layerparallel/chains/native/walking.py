@@ -30,6 +30,12 @@ def record(walks: Walks) -> int:
     return sum(v.size for v in walks.saved)
 
 
+def stack(walks: Walks) -> int:
+    """Arrays that a kernel has, in tiles; what is summed over lanes counts as much."""
+    found = reached([*walks.ends, *walks.adjoint, *walks.summed.values()])
+    return sum(v.size for v in found)
+
+
 def roles(walks: Walks, role: str) -> list[Value]:
     """The inputs of a role, in their order."""
     return [v for v in walks.program.inputs if isinstance(v.op, Input) and v.op.role == role]
