@@ -54,6 +54,6 @@ def evaluate(views, given):
                     out[:, where] = part
                 return out
             case Total():
-                return sum(parts).sum(0, keepdim=True).expand(parts[0].shape[0], -1)
+                return torch.stack(parts).sum((0, 1))[None].expand(parts[0].shape[0], -1)
 
     return [of(v) for v in views]

@@ -20,6 +20,7 @@ import layerparallel
 
 from .. import report
 from ..errors import InputError, UnknownNameError
+from .doctor import Doctor, doctor
 from .named import listed
 from .options import Shown
 from .parsing import is_option, parse, table
@@ -73,6 +74,7 @@ def overview() -> str:
         ("predict", "RECIPE [options]", "how it would scale over many ranks of a cluster"),
         ("report", "RUN [RUN ...]", "one HTML page about a run, or several compared"),
         ("list", "", "the recipes there are, and what data each needs"),
+        ("doctor", "", "what this machine has, and whether native loops work on it"),
         ("bench", "NAME [options]", "measure against ordinary PyTorch on this machine"),
     )
     return "\n".join(
@@ -182,5 +184,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "report": _typed("report", Report, report_),
     "list": _typed("list", List, list_),
+    "doctor": _typed("doctor", Doctor, doctor),
     "bench": bench,
 }

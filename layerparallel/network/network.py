@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..group.norms import Norms
 from ..solvers import MGRIT, Serial, Split
-from ..solvers.remedies import remedy
 from ..solvers.solution import Solution
 from ..solvers.variants import Solvers
 from ..steps import draws
@@ -25,6 +24,7 @@ from .copying import copyable, settle
 from .crossing import crossed, edge, everywhere, on_rank, told
 from .driven import Driven
 from .entering import finite
+from .explaining import explained, fallback
 from .parts import Chains, checked_chains
 from .propagate import Direction, Guess, Solver, propagate
 from .serial_twins import SerialChains, SerialNetwork
@@ -250,6 +250,11 @@ class Network(Norms):
             return [None] * len(solvers)
         return self._guesses.setdefault(key, [Guess() for _ in solvers])
 
+    def explain(self) -> str:
+        """A line for every chain: its solver, and whether native loops, a closed form or PyTorch's
+        operations evaluated its steps in the last propagation, and why."""
+        return explained(self.chains, self._each(self.solver))
+
     def forget_guesses(self) -> None:
         """Drops the states kept for warm starts."""
         self._guesses.clear()
@@ -276,16 +281,8 @@ class Network(Norms):
         """Counts a solve that was done serially instead, and warns of some."""
         self.fallbacks += 1
         if str(self.fallbacks).strip("0") == "1":  # the first, the tenth, the hundredth, ...
-            one = solver.forward.forward if direction == "forward" else solver.adjoint.adjoint
-            advice = ""
-            if isinstance(one, MGRIT):  # and not a solver of the user's own
-                advice = f" ({remedy(one, direction, body.depth, body.allows_picard)})"
-            warnings.warn(
-                f"layer-parallel {direction} solve: {reason}; this batch is propagated serially, for "
-                f"the {self.fallbacks}. time{advice}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            said = fallback(direction, solver, body, reason, self.fallbacks)
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no solutions and no states."""

@@ -42,10 +42,13 @@ def compiler() -> str:
     Raises:
         CompilerError: there is none.
     """
-    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        found = shutil.which(name) if name else None
+    wanted = os.environ.get("CC")
+    for name in (wanted,) if wanted else ("cc", "gcc", "clang"):
+        found = shutil.which(name)
         if found:
             return found
+    if wanted:
+        raise CompilerError(f"CC={wanted} is no program; set it to a C compiler, or to none")
     raise CompilerError("no C compiler was found; install gcc or clang, or set CC to one")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -85,8 +87,11 @@ class Loops:
         """
         try:
             found = self._looked_up(chain, like)
-        except (UnsupportedError, CompilerError) as error:
+        except UnsupportedError as error:
             found = str(error)
+        except CompilerError as error:
+            found = str(error)
+            _tell_once(found)
         if chain.span == 1:
             self.why = found if isinstance(found, str) else None
         return None if isinstance(found, str) else found
@@ -130,8 +135,11 @@ class Loops:
         if which not in self._found:
             try:
                 self._found[which] = self._made(chain, like, baked)
-            except (UnsupportedError, CompilerError) as error:
+            except UnsupportedError as error:
                 self._found[which] = str(error)
+            except CompilerError as error:
+                self._found[which] = str(error)
+                _tell_once(str(error))
         found = self._found[which]
         if isinstance(found, Loop):
             found.kernel(like[0].shape[0])
@@ -166,6 +174,17 @@ class Loops:
         loop = Loop(program)
         _compare(loop.kernel(like[0].shape[0]), few)
         return loop
+
+
+@cache
+def _tell_once(reason: str) -> None:
+    """Says once in a process what a machine without a working compiler would gain by one."""
+    warnings.warn(
+        "small steps are evaluated by PyTorch's operations, several times slower than by native loops: "
+        f"{reason}; LAYERPARALLEL_NATIVE=0 leaves native loops out",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def own_of(chain: GenericChain) -> tuple[Tensor, ...]:

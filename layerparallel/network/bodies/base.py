@@ -42,7 +42,7 @@ class Body(nn.Module):
     def __init__(self, depth: int, h: float, integrator: str):
         super().__init__()
         self.depth, self.h, self.integrator = depth, h, integrator
-        self.driven = False
+        self.driven, self.way = False, ""
         self.group: Group = ALONE
         self._blocks: Blocks | None = None
         self.workspace, self.loops = Workspace(KEPT_BYTES), Loops()
@@ -142,7 +142,9 @@ class Body(nn.Module):
         Args:
             like: a state, each part (samples, ...).
         """
-        return native(chain, self.loops, like, self.workspace)
+        found = native(chain, self.loops, like, self.workspace)
+        self.way = "native loops" if found is not chain else f"PyTorch's operations: {self.loops.why}"
+        return found
 
     def unbind(self, gradients: dict[int, Tensor], chain: GenericChain) -> dict[int, Tensor]:
         """Gradients of what `bind` made `chain` of, by place, from those of the chain's own tensors."""

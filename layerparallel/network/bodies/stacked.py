@@ -168,9 +168,13 @@ class StackedBody(Body):
             bare = not chain.field.manner.carried.parts
             return closed_chain(self.layer, parameters, self, chain.placement) if bare else None
 
-        users = closed() if hasattr(self.layer, "closed_chain") else None
-        found = users or super().fastest(chain, like)
-        return closed() or chain if found is chain else found
+        users = hasattr(self.layer, "closed_chain")
+        found = chain if users else super().fastest(chain, like)
+        if found is chain and (other := closed()) is not None:
+            why = "" if users else f", without native loops: {self.loops.why}"
+            self.way = f"closed form of {type(self.layer).__name__}{why}"
+            return other
+        return found
 
     def unbind(self, gradients: dict[int, Tensor], chain: GenericChain) -> dict[int, Tensor]:
         frozen = len(chain.own) - len(self.names)  # running statistics stand before what is held
