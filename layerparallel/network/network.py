@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
@@ -25,7 +24,7 @@ from .copying import copyable, settle
 from .crossing import crossed, edge, everywhere, on_rank, told
 from .driven import Driven
 from .parts import Chains, checked_chains
-from .propagate import Direction, Guess, Solver, finite, propagate
+from .propagate import Direction, Guess, Solver, calling, finite, propagate
 from .serial_twins import SerialChains, SerialNetwork
 from .wrapping import parted
 
@@ -214,7 +213,7 @@ class Network(Norms):
                 if at != first:
                     value = as_given(crossed(self.group, at, first, as_state(value, "a state")))
                 given = part, k, value, solvers[k], guesses[k]
-                value, at = _calling()(self._propagated, *given), last
+                value, at = calling()(self._propagated, *given), last
                 k += 1
             else:
                 enter = partial(finite, self.group, value) if k else partial(_same, value)
@@ -368,19 +367,6 @@ class Network(Norms):
             {"params": decayed, "weight_decay": weight_decay},
             {"params": kept, "weight_decay": 0.0},
         ]
-
-
-def _calling() -> Callable[..., Any]:
-    """What calls a solve: torch.compile, of the network or of what it is in, leaves it alone."""
-    if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
-        from . import uncompiled
-
-        return uncompiled.called
-    return _called
-
-
-def _called(work: Callable[..., Any], *given: Any) -> Any:
-    return work(*given)
 
 
 def _same(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -240,36 +241,53 @@ class _Propagate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outgoing: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors  # raises autograd's own error after a first backward
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the layer-parallel gradient cannot be differentiated again (create_graph=True); "
-                "use net.to_serial() for second derivatives"
-            )
-        call, adjoint = ctx.call, ctx.adjoint
-        adjoint.keep = _graph_is_kept()
-        parts = call.parts
-        device, enabled, dtype = ctx.autocast
-        with torch.autocast(device, dtype=dtype, enabled=enabled), uncached():
-            packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
-            placement, group = ctx.chain.placement, call.body.group
-            if placement is not None:
-                packed = hand_over(group, packed, group.size - 1, placement.ends(reverse=True)[0])
-            solver, guess = call.solver.adjoint.adjoint, None
-            if call.guess is not None:
-                guess = _fitting(call.guess.adjoint, solver, adjoint, packed)
-            solution = guarded(solver, adjoint, packed, guess, None, True)
+        return calling()(_backward, ctx, *outgoing)
+
+
+def _backward(ctx: Any, *outgoing: Tensor) -> tuple[Tensor | None, ...]:
+    tensors = ctx.saved_tensors  # raises autograd's own error after a first backward
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the layer-parallel gradient cannot be differentiated again (create_graph=True); "
+            "use net.to_serial() for second derivatives"
+        )
+    call, adjoint = ctx.call, ctx.adjoint
+    adjoint.keep = _graph_is_kept()
+    parts = call.parts
+    device, enabled, dtype = ctx.autocast
+    with torch.autocast(device, dtype=dtype, enabled=enabled), uncached():
+        packed = ctx.chain.pack(tuple(g.contiguous() for g in outgoing))
+        placement, group = ctx.chain.placement, call.body.group
+        if placement is not None:
+            packed = hand_over(group, packed, group.size - 1, placement.ends(reverse=True)[0])
+        solver, guess = call.solver.adjoint.adjoint, None
         if call.guess is not None:
-            call.guess.adjoint = _left(solver, solution)
-        call.report("adjoint", solution)
-        start = ctx.chain.unpack(solution.end, tensors[:parts])
-        gradients = call.body.unbind(adjoint.gradients(), ctx.chain)
-        if not adjoint.keep:
-            adjoint.free()
-            ctx.adjoint = ctx.chain = None
-        nothings = [torch.zeros_like(t) for t in call.body.nothings()]
-        found = [gradients.get(k) for k in range(len(tensors) - parts - len(nothings))]
-        return (None, *start, *found, *nothings)
+            guess = _fitting(call.guess.adjoint, solver, adjoint, packed)
+        solution = guarded(solver, adjoint, packed, guess, None, True)
+    if call.guess is not None:
+        call.guess.adjoint = _left(solver, solution)
+    call.report("adjoint", solution)
+    start = ctx.chain.unpack(solution.end, tensors[:parts])
+    gradients = call.body.unbind(adjoint.gradients(), ctx.chain)
+    if not adjoint.keep:
+        adjoint.free()
+        ctx.adjoint = ctx.chain = None
+    nothings = [torch.zeros_like(t) for t in call.body.nothings()]
+    found = [gradients.get(k) for k in range(len(tensors) - parts - len(nothings))]
+    return (None, *start, *found, *nothings)
+
+
+def calling() -> Callable[..., Any]:
+    """What calls a solve: torch.compile of what calls the network or `backward` leaves it alone."""
+    if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
+        from . import uncompiled
+
+        return uncompiled.called
+    return _called
+
+
+def _called(work: Callable[..., Any], *given: Any) -> Any:
+    return work(*given)
 
 
 def interval_length(solver: Solver, depth: int) -> int:
