@@ -23,7 +23,7 @@ from ..chains.placement import Placement
 from ..group.base import Group
 from ..solvers import MGRIT, Serial, Split
 from ..solvers.solution import Solution
-from ..steps.examination import Signs, uncached
+from ..steps.examination import THREADS, TIMES, Signs, uncached
 from ..steps.repeatable import Statistics
 from ..steps.state import Carried, ChangedInPlaceError, State, as_state, differentiable, versions
 from .driven import Driven
@@ -161,8 +161,12 @@ def _forward(
     return chain.unpack(solution.end, u0), chain, found.adjoint
 
 
-def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solved:
-    """Solves; once more where steps turn out to do other things than when they were examined."""
+def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool, times: int = TIMES) -> _Solved:
+    """Solves; once more where steps turn out to do other things than when they were examined.
+
+    Args:
+        times: that it may solve while generators move: by another thread they do not always.
+    """
     u0 = tuple(tensors[: call.parts])
     signs = call.body.signs(u0[0].device)
     if signs is None:
@@ -190,12 +194,14 @@ def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solve
             return found
         drawn = signs.drawn()
         if not changed():
-            if drawn:
-                raise ValueError(
-                    "a step has drawn random numbers, which it does not at the first state, and a solve "
-                    "evaluates a step several times; take noise out of the chain"
-                )
-            return found
+            if not drawn:
+                return found
+            if times > 1:
+                return _as_examined(call, tensors, record, times - 1)
+            raise ValueError(
+                "a step has drawn random numbers, which it does not at the first state, and a solve "
+                f"evaluates a step several times; take noise out of the chain{THREADS}"
+            )
     torch.set_rng_state(numbers)
     return _solved(call, tensors, record, None)
 

@@ -29,23 +29,22 @@ ROUNDING = {2: 2e-2, 4: 1e-3, 8: 1e-8}
 bytes of a number; of two bytes under autocast, too."""
 SAME = {2: 1e-2, 4: 1e-4, 8: 1e-8}
 """The same of a value that is computed twice."""
+TIMES = 3
+"""That a step is evaluated while generators move: a step that draws moves them every time, another
+thread does not."""
+THREADS = "; or give a thread that draws beside it a generator of its own"
 AGAIN = "and a solve evaluates a step several times"
 
 Evaluate = Callable[[State, Sequence[Tensor]], object]
 """A step of a state and of the tensors that it differentiates."""
 
 
-def generators(device: torch.device) -> list[Tensor]:
+def _generators(device: torch.device) -> list[Tensor]:
     """The states of torch's generators that steps on a device may draw from."""
     found = [torch.get_rng_state()]
     if device.type == "cuda":
         found.append(torch.cuda.get_rng_state(device))
     return found
-
-
-def moved(before: list[Tensor], device: torch.device) -> bool:
-    """Whether random numbers were drawn since."""
-    return not all(map(torch.equal, before, generators(device)))
 
 
 def _other_generators() -> list[Any]:
@@ -55,6 +54,18 @@ def _other_generators() -> list[Any]:
         kind, keys, *rest = sys.modules["numpy"].random.get_state()
         found.append((kind, keys.tobytes(), *rest))
     return found
+
+
+class Draws:
+    """Notices random numbers that are drawn from now on, by a step or by another thread."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.before, self.others = device, _generators(device), _other_generators()
+
+    def seen(self) -> bool:
+        """Whether a generator has moved."""
+        still = all(map(torch.equal, self.before, _generators(self.device)))
+        return not still or self.others != _other_generators()
 
 
 @contextlib.contextmanager
@@ -130,8 +141,7 @@ class Signs:
         self.device, self.buffers, self.packing = device, buffers, Packing()
 
     def __enter__(self) -> None:
-        self.generators, self.versions = generators(self.device), self._versions()
-        self.others = _other_generators()
+        self.draws, self.versions = Draws(self.device), self._versions()
         self.packing.__enter__()
 
     def __exit__(self, *_: object) -> None:
@@ -142,7 +152,7 @@ class Signs:
 
     def drawn(self) -> bool:
         """Whether random numbers were drawn."""
-        return moved(self.generators, self.device) or self.others != _other_generators()
+        return self.draws.seen()
 
     def shown(self) -> bool:
         """Whether there is one."""
@@ -227,10 +237,12 @@ def _examined(
 ) -> Found:
     device, kept = u[0].device, Kept(tensors, module)
     along = [(part, part.clone()) for part in carried.parts.values()]
-    before, others = generators(device), _other_generators()
-    given, numbers = _copies(u), Numbers(module)
-    with torch.enable_grad(), uncached(), Scalars() as scalars:
-        value = step(given, [t.detach() for t in tensors])
+    for _ in range(TIMES):
+        draws, given, numbers = Draws(device), _copies(u), Numbers(module)
+        with torch.enable_grad(), uncached(), Scalars() as scalars:
+            value = step(given, [t.detach() for t in tensors])
+        if not (drawn := draws.seen()):
+            break
     first = carried.moving(value, "a step's value")
     in_place = any(a._version or not _equal(a, b) for a, b in zip(given, u, strict=True))
     for part, copy in along:
@@ -240,10 +252,10 @@ def _examined(
                 f"{which} changes a part of the state in place, which is {part.dtype} and has no "
                 "derivative; return it as it came"
             )
-    if moved(before, device) or others != _other_generators():
+    if drawn:
         raise ValueError(
             f"{which} draws random numbers, {AGAIN}; only torch.nn.functional's dropout is known here, "
-            "so take other noise out of the chain"
+            f"so take other noise out of the chain{THREADS}"
         )
     if any(a.requires_grad for a in first):
         raise ValueError(_unknown_source(module, which))
