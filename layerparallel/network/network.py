@@ -25,6 +25,7 @@ from .crossing import crossed, edge, everywhere, on_rank, told
 from .driven import Driven
 from .parts import Chains, checked_chains
 from .propagate import Direction, Guess, Solver, calling, finite, propagate
+from .sequence import refuse_uncalled
 from .serial_twins import SerialChains, SerialNetwork
 from .wrapping import parted
 
@@ -230,6 +231,7 @@ class Network(Norms):
         self, body: Body, k: int, value: Any, solver: Solver, guess: Guess | None
     ) -> Tensor | State:
         """The last state of chain k, from what the module before it returned."""
+        refuse_uncalled(self.body, body, *body.holders)
         given, inputs = (value.state, value.inputs) if isinstance(value, Driven) else (value, ())
         inputs = as_state(inputs, "inputs") if not isinstance(inputs, tuple) else inputs
         u0 = as_state(given, "the opening's value")

@@ -138,6 +138,10 @@ class UnlikeBody(Body):
 
     everywhere = True
 
+    @property
+    def holders(self) -> tuple[nn.Module, ...]:
+        return (self.layers,)
+
     def _examine(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
         habits, tensors, first = Habits(), self.tensors(), 0
         for n, module in zip(self.block, self.layers, strict=True):
