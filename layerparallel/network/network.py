@@ -18,7 +18,7 @@ from ..solvers.remedies import remedy
 from ..solvers.solution import Solution
 from ..solvers.variants import Solvers
 from ..steps import draws
-from ..steps.state import State, as_given, as_state
+from ..steps.state import State, as_given, as_state, entering
 from .bodies import Body
 from .copying import copyable, settle
 from .crossing import crossed, edge, everywhere, on_rank, told
@@ -234,7 +234,7 @@ class Network(Norms):
         refuse_uncalled(self.body, body, *body.holders)
         given, inputs = (value.state, value.inputs) if isinstance(value, Driven) else (value, ())
         inputs = as_state(inputs, "inputs") if not isinstance(inputs, tuple) else inputs
-        u0 = as_state(given, "the opening's value")
+        u0 = entering(given, "the opening's value")
         count = len(self.chains)
 
         def report(direction: Direction, solution: Solution) -> None:

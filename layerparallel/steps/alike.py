@@ -38,7 +38,7 @@ def matched(a: nn.Module, b: nn.Module, buffers: bool = False) -> dict[Tensor, T
 
 
 def difference(a: nn.Module, b: nn.Module) -> str | None:
-    """In what two modules with buffers are not alike: ``"the attribute p of 1"``; None where they are."""
+    """In what two modules are not alike, buffers or not: ``"attribute 1.p"``; None where they are."""
     pairs: dict[Tensor, Tensor] = {}
     found = _gather(a, b, pairs, buffers=True)
     return found or ("which parameters are shared" if _joined(pairs) else None)

@@ -69,10 +69,10 @@ class StackedBody(Body):
         """
         for n, module in enumerate(modules):
             if found := difference(modules[0], module):
-                which = f"modules 0 and {n} of the chain are not alike ({found})"
+                said = f"modules 0 and {n} of the chain are not alike ({found})"
+                said = said if n else f"module 0 of the chain has {found}"
                 raise ValueError(
-                    f"{which if n else f'module 0 of the chain has {found}'}, so their parameters cannot "
-                    "be stacked; leave stacked=True out"
+                    f"{said}, so their parameters cannot be stacked; leave stacked=True out"
                 )
         if len({p for m in modules for p in m.parameters()}) < sum(
             len(list(m.parameters())) for m in modules
