@@ -106,8 +106,10 @@ class Story:
 
     @property
     def schedule(self) -> str:
-        """What the learning rate was to fall over: 4 + 12 epochs. After fewer it has not fallen as far."""
-        return f"{self._phases} epoch{'' if self.planned == 1 else 's'}" if self.planned else NONE
+        """What the learning rate was to fall over: 4 + 12 epochs."""
+        if not self.planned:
+            return NONE
+        return f"{self._phases} epoch{'' if self.planned == 1 else 's'}"
 
     @property
     def _phases(self) -> str:
