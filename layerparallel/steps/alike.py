@@ -57,10 +57,9 @@ def _gather(
     Args:
         place: of the two modules, with a dot behind it.
     """
-    of = f" of {place[:-1]}" if place else ""
     mine, theirs = a.__dict__, b.__dict__
     if not _same_kind(a, b):
-        return f"classes{of}, {type(a).__name__} and {type(b).__name__}"
+        return f"classes{_of(place)}, {type(a).__name__} and {type(b).__name__}"
     places = mine["_parameters"], theirs["_parameters"]
     own = {id(p): places[1].get(name) for name, p in places[0].items()}
     for name, value in mine.items():
@@ -71,7 +70,7 @@ def _gather(
             if "state_dict" in name and _same_functions(value, other):
                 continue
             if name.endswith("_hooks"):
-                return f"hooks{of}"
+                return f"hooks{_of(place)}"
             if not _equal(value, other, own):
                 return f"attribute {place}{name}"
         elif value is not other and not _equal(value, other, own):
@@ -79,7 +78,7 @@ def _gather(
     if len(mine) != len(theirs):
         return f"attribute {place}{next(name for name in theirs if name not in mine)}"
     if (mine["_buffers"] or theirs["_buffers"]) and not (buffers and _equal_buffers(a, b)):
-        return f"buffers{of}"
+        return f"buffers{_of(place)}"
     named, others = mine["_parameters"], theirs["_parameters"]
     for name, p in named.items():
         q = others.get(name)
@@ -96,7 +95,7 @@ def _gather(
             return "which parameters are shared"
     inside, within = mine["_modules"], theirs["_modules"]
     if len(named) != len(others) or len(inside) != len(within):
-        return f"names of parameters and modules{of}"
+        return f"names of parameters and modules{_of(place)}"
     for name, module in inside.items():
         other = within.get(name)
         if module is None or other is None:
@@ -105,6 +104,10 @@ def _gather(
         elif found := _gather(module, other, pairs, buffers, f"{place}{name}."):
             return found
     return None
+
+
+def _of(place: str) -> str:
+    return f" of {place[:-1]}" if place else ""
 
 
 def _same_functions(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
