@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import errors as errors  # first: Ctrl-C may come while torch is imported
 from .network import Body, Driven, Network, SerialNetwork, chain
 from .solvers import MGRIT, Parareal, Serial, Solution, Split
 from .steps.layers import Convolution, Dense, Hamiltonian

@@ -3,7 +3,12 @@
 import dataclasses
 import difflib
 import functools
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
@@ -54,3 +59,36 @@ class UnknownOptionError(UnknownNameError, TypeError):
 
 class RankFailed(RuntimeError):  # noqa: N818
     """Another rank has failed; the text is one sentence that names it, where it is known."""
+
+
+# ---- Ctrl-C while the command line is imported, torch with it: the end without a traceback --------
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
+def _end(*_: object) -> None:
+    os._exit(INTERRUPTED)
+
+
+def _is_program() -> bool:
+    """Whether the command line is being imported: runpy leaves "-m" in argv as long as it does."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":
+        return sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == ["layerparallel"]
+    return Path(program).stem == "layerparallel"
+
+
+def imported() -> None:
+    """From now on Ctrl-C raises KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _importing() -> None:
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if plain and _is_program() and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _end)
+
+
+_importing()

@@ -19,7 +19,7 @@ from typing import Annotated
 import layerparallel
 
 from .. import report
-from ..errors import InputError, UnknownNameError
+from ..errors import INTERRUPTED, InputError, UnknownNameError, imported
 from .doctor import Doctor, doctor
 from .named import listed
 from .options import Shown
@@ -29,11 +29,11 @@ from .runs import Evaluate, Resume, evaluate, resume, train
 from .suggestions import nearest
 
 USAGE_ERROR = 2
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    imported()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("-h", "--help"):

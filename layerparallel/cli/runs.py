@@ -140,14 +140,14 @@ def train(arguments: list[str]) -> None:
         run = built(options, team)
         folder, resumes = team.once(lambda: _folder(options.name, chosen))
         shown = display()
-        shown.say(f"run folder {folder}")
-        if resumes:
-            shown.say("torchrun has started it again: it goes on from its last checkpoint")
         try:
+            shown.say(f"run folder {folder}")
+            if resumes:
+                shown.say("torchrun has started it again: it goes on from its last checkpoint")
             network = _done(run, folder, shown, resumes, chosen.tensorboard)
-        except InputError:  # by the method's own checks
-            if is_first():
-                record.discard_unbegun(folder)
+        except (InputError, KeyboardInterrupt, SystemExit) as error:
+            if is_first():  # what the method's own checks refuse has one line, but cannot go on
+                record.discard_unbegun(folder, lines=isinstance(error, InputError))
             raise
     _finish(options, run, folder, shown, network)
 

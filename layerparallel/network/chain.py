@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import UnknownNameError
 from ..steps.integrators import INTEGRATORS
@@ -51,13 +52,14 @@ def chain(
 
     Raises:
         ValueError: depth, T or h out of range, unknown integrator or initialisation, modules that
-            cannot be stacked.
+            cannot be stacked, a lazy parameter.
         TypeError: the layer is none of the four kinds.
     """
     if integrator not in INTEGRATORS:
         raise UnknownNameError("integrator", integrator, INTEGRATORS)
     if initial not in INITIAL:
         raise UnknownNameError("initialisation", initial, INITIAL)
+    _refuse_lazy(layer)
     several: list[nn.Module] | None = None
     if isinstance(layer, Sequence | nn.ModuleList):
         several = list(layer)
@@ -96,3 +98,13 @@ def chain(
     raise TypeError(
         f"a chain is made of a module, a sequence of modules or a function, not {type(layer).__name__}"
     )
+
+
+def _refuse_lazy(layer: object) -> None:
+    for module in layer if isinstance(layer, Sequence | nn.ModuleList) else [layer]:
+        for name, p in module.named_parameters() if isinstance(module, nn.Module) else ():
+            if is_lazy(p):
+                raise ValueError(
+                    f"the parameter {name} of {type(module).__name__} is lazy, and a chain needs its "
+                    "shape; call the module once with a state before it is given to chain"
+                )

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import RankFailed
 from ..group.base import Group
-from ..steps.state import State, as_given, as_state
+from ..steps.state import State, as_given, as_state, entering
 from .driven import Driven
 
 
@@ -203,8 +203,9 @@ def on_rank(
 
     def done() -> tuple[Any, Any]:
         value = work()
-        parts = (value.state, value.inputs) if isinstance(value, Driven) else (value, ())
-        states = [as_state(part, "a module's value") if part != () else () for part in parts]
+        given, inputs = (value.state, value.inputs) if isinstance(value, Driven) else (value, ())
+        state = entering(given, "a module's value")
+        states = [state, as_state(inputs, "inputs") if inputs != () else ()]
         return value, [[Form.of(a) for a in state] for state in states]
 
     value, forms = told(group, rank, done)

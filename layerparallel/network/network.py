@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from ..solvers import MGRIT, Serial, Split
 from ..solvers.solution import Solution
 from ..solvers.variants import Solvers
 from ..steps import draws
-from ..steps.state import State, as_given, as_state
+from ..steps.state import State, as_given, as_state, entering
 from .bodies import Body
 from .copying import copyable, settle
 from .crossing import crossed, edge, everywhere, on_rank, told
@@ -26,7 +25,8 @@ from .driven import Driven
 from .entering import finite
 from .explaining import explained, fallback
 from .parts import Chains, checked_chains
-from .propagate import Direction, Guess, Solver, propagate
+from .propagate import Direction, Guess, Solver, calling, propagate
+from .sequence import refuse_uncalled
 from .serial_twins import SerialChains, SerialNetwork
 from .wrapping import parted
 
@@ -215,7 +215,7 @@ class Network(Norms):
                 if at != first:
                     value = as_given(crossed(self.group, at, first, as_state(value, "a state")))
                 given = part, k, value, solvers[k], guesses[k]
-                value, at = _calling()(self._propagated, *given), last
+                value, at = calling()(self._propagated, *given), last
                 k += 1
             else:
                 enter = partial(finite, self.group, value) if k else partial(_same, value)
@@ -232,9 +232,10 @@ class Network(Norms):
         self, body: Body, k: int, value: Any, solver: Solver, guess: Guess | None
     ) -> Tensor | State:
         """The last state of chain k, from what the module before it returned."""
+        refuse_uncalled(self.body, body, *body.holders)
         given, inputs = (value.state, value.inputs) if isinstance(value, Driven) else (value, ())
         inputs = as_state(inputs, "inputs") if not isinstance(inputs, tuple) else inputs
-        u0 = as_state(given, "the opening's value")
+        u0 = entering(given, "the opening's value")
         count = len(self.chains)
 
         def report(direction: Direction, solution: Solution) -> None:
@@ -366,19 +367,6 @@ class Network(Norms):
             {"params": decayed, "weight_decay": weight_decay},
             {"params": kept, "weight_decay": 0.0},
         ]
-
-
-def _calling() -> Callable[..., Any]:
-    """What calls a solve: torch.compile, of the network or of what it is in, leaves it alone."""
-    if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
-        from . import uncompiled
-
-        return uncompiled.called
-    return _called
-
-
-def _called(work: Callable[..., Any], *given: Any) -> Any:
-    return work(*given)
 
 
 def _same(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
@@ -22,6 +23,7 @@ from ..chains.placement import Placement
 from ..group.base import Group
 from ..solvers import MGRIT, Serial, Split
 from ..solvers.solution import Solution
+from ..steps.examination import THREADS, TIMES
 from ..steps.repeatable import Statistics
 from ..steps.signs import Signs, uncached
 from ..steps.state import Carried, ChangedInPlaceError, State, versions
@@ -164,8 +166,12 @@ def _forward(call: _Call, tensors: Sequence[Tensor], record: bool) -> tuple[Stat
     return chain.unpack(solution.end, u0), found
 
 
-def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solved:
-    """Solves; once more where steps turn out to do other things than when they were examined."""
+def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool, times: int = TIMES) -> _Solved:
+    """Solves; once more where steps turn out to do other things than when they were examined.
+
+    Args:
+        times: that it may solve while generators move: by another thread they do not always.
+    """
     u0 = tuple(tensors[: call.parts])
     given = tensors[call.parts : call.parts + call.inputs], tensors[call.parts + call.inputs :]
     bound = _bound(call, tensors)
@@ -197,12 +203,14 @@ def _as_examined(call: _Call, tensors: Sequence[Tensor], record: bool) -> _Solve
             return found
         drawn = signs.drawn()
         if not changed():
-            if drawn:
-                raise ValueError(
-                    "a step has drawn random numbers, which it does not at the first state, and a solve "
-                    "evaluates a step several times; take noise out of the chain"
-                )
-            return found
+            if not drawn:
+                return found
+            if times > 1:
+                return _as_examined(call, tensors, record, times - 1)
+            raise ValueError(
+                "a step has drawn random numbers, which it does not at the first state, and a solve "
+                f"evaluates a step several times; take noise out of the chain{THREADS}"
+            )
     torch.set_rng_state(numbers)
     return _solved(call, tensors, record, None, _bound(call, tensors))
 
@@ -268,7 +276,7 @@ class _Propagate(torch.autograd.Function):
                 "use net.to_serial() for second derivatives"
             )
         try:
-            return _backward(ctx, tensors, outgoing)
+            return calling()(_backward, ctx, tensors, outgoing)
         except RuntimeError as error:
             _refuse_changed(ctx, tensors, outgoing, error)
             raise
@@ -323,6 +331,19 @@ def _refuse_changed(
     if call.body.signs(u0[0].device, ()) is not None:
         with ctx.modes.again():
             call.body.examine(u0, inputs, call.carried, _several(call.solver), anew=True)
+
+
+def calling() -> Callable[..., Any]:
+    """What calls a solve: torch.compile of what calls the network or `backward` leaves it alone."""
+    if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
+        from . import uncompiled
+
+        return uncompiled.called
+    return _called
+
+
+def _called(work: Callable[..., Any], *given: Any) -> Any:
+    return work(*given)
 
 
 def interval_length(solver: Solver, depth: int) -> int:

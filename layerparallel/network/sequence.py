@@ -39,3 +39,17 @@ def refuse_whole(module: nn.Module) -> None:
             f"{name} has hooks, which would not be called once it is taken apart; put them on modules "
             "inside it"
         )
+
+
+def refuse_uncalled(*modules: nn.Module) -> None:
+    """Refuses hooks of modules that a solver never calls.
+
+    Raises:
+        TypeError: one of them has hooks.
+    """
+    for module in modules:
+        if hooked(module):
+            raise TypeError(
+                f"{type(module).__name__} has hooks, which are never called, as a solver calls the "
+                "steps in it; put them on the steps, the opening, the closing or the network"
+            )

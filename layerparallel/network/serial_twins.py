@@ -25,7 +25,7 @@ class SerialBody(nn.ModuleList):
     def forward(self, u: Tensor | State) -> Tensor | State:
         if self.plain and isinstance(u, Tensor):
             for layer in self:
-                u = torch.add(u, layer(u), alpha=self.h)
+                u = plain_step(layer, u, self.h)
             return u
         for n, layer in enumerate(self):
             u = serial_step(layer, u, n, self.h, self.integrator, timed=self.timed)
@@ -60,6 +60,14 @@ class SerialFunction(nn.Module):
             time = torch.tensor(n * self.h, dtype=part.dtype, device=part.device)
             u = self.step(u, time, self.h)  # type: ignore[assignment]
         return u
+
+
+def plain_step(layer: nn.Module, u: Tensor, h: float) -> Tensor:
+    """``u + h layer(u)``; the layer may return a tuple of one tensor."""
+    value = layer(u)
+    if not isinstance(value, Tensor):
+        (value,) = as_state(value, "a step's value")
+    return torch.add(u, value, alpha=h)
 
 
 def serial_step(

@@ -102,6 +102,17 @@ class Story:
         """Epochs of all phases: 4 + 12; of a run that has not ended how many it has so far."""
         if len(self.epochs) != self.planned:
             return f"{len(self.epochs)} of {self.planned or 'its'}"
+        return self._phases
+
+    @property
+    def schedule(self) -> str:
+        """What the learning rate was to fall over: 4 + 12 epochs."""
+        if not self.planned:
+            return NONE
+        return f"{self._phases} epoch{'' if self.planned == 1 else 's'}"
+
+    @property
+    def _phases(self) -> str:
         return " + ".join(str(phase["epochs"]) for phase in self.start["phases"])
 
     @property

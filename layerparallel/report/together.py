@@ -47,6 +47,7 @@ THINGS: tuple[tuple[str, Callable[[Story], str]], ...] = (
     ("layers", lambda story: story.layers),
     ("width", _option("width")),
     ("epochs", lambda story: story.lengths),
+    ("learning rate scheduled over", lambda story: story.schedule),
     ("samples in a batch", _option("batch")),
     ("seed", lambda story: plain(story.start.get("seed"))),
     ("precision", _option("dtype")),

@@ -83,10 +83,10 @@ def new_folder(folder: Path) -> Path:
     return folder
 
 
-def discard_unbegun(folder: Path) -> None:
-    """Remove a run folder in which nothing was trained: its record has no more than its first line."""
+def discard_unbegun(folder: Path, lines: int = 1) -> None:
+    """Remove a run folder in which nothing was trained: its record has no more than so many lines."""
     record = folder / RECORD
-    if not record.exists() or record.read_bytes().count(b"\n") <= 1:
+    if not record.exists() or record.read_bytes().count(b"\n") <= lines:
         shutil.rmtree(folder)
 
 
@@ -232,6 +232,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
+        if folder.is_dir() and all(each.name.startswith(".") for each in folder.iterdir()):
+            raise _unbegun(folder) from error
         raise RecordError(
             f"{folder} is not a run folder: it has no readable {RECORD} ({error.strerror}); give "
             "the folder that `layerparallel train` named."
@@ -246,9 +248,18 @@ def read(folder: Path) -> list[dict[str, Any]]:
                 f"Line {number} of {path} is damaged: remove that line, or start a new run."
             ) from error
         records.append(record)
-    if not records or records[0]["kind"] != "start":
+    if not records:
+        raise _unbegun(folder)
+    if records[0]["kind"] != "start":
         raise RecordError(f"{path} does not begin with a start line: start a new run.")
     return records
+
+
+def _unbegun(folder: Path) -> RecordError:
+    return RecordError(
+        f"The folder {folder} holds no run, or one that was stopped before it began: remove the folder, "
+        "and train again."
+    )
 
 
 def history(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

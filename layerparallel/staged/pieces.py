@@ -16,6 +16,7 @@ from ..network.serial_twins import (
     SerialBody,
     SerialFunction,
     SerialTied,
+    plain_step,
     serial_step,
 )
 from ..steps.state import as_state
@@ -57,7 +58,7 @@ class Step(Piece):
     def __call__(self, value: Any) -> Any:
         chain: Any = self.holder
         if chain.plain and isinstance(value, Tensor):
-            return torch.add(value, self.module(value), alpha=chain.h)
+            return plain_step(self.module, value, chain.h)
         return serial_step(self.module, value, self.n, chain.h, chain.integrator, timed=chain.timed)
 
 

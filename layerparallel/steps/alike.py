@@ -36,15 +36,32 @@ def matched(a: nn.Module, b: nn.Module, buffers: bool = False) -> dict[Tensor, T
             which takes some 4 microseconds a module.
     """
     pairs: dict[Tensor, Tensor] = {}
-    if not _gather(a, b, pairs, buffers) or len(set(pairs.values())) < len(pairs):
-        return None
-    return pairs
+    return None if _gather(a, b, pairs, buffers) or _joined(pairs) else pairs
 
 
-def _gather(a: nn.Module, b: nn.Module, pairs: dict[Tensor, Tensor], buffers: bool) -> bool:
+def difference(a: nn.Module, b: nn.Module) -> str | None:
+    """In what two modules are not alike, buffers or not: ``"attribute 1.p"``; None where they are."""
+    pairs: dict[Tensor, Tensor] = {}
+    found = _gather(a, b, pairs, buffers=True)
+    return found or ("which parameters are shared" if _joined(pairs) else None)
+
+
+def _joined(pairs: dict[Tensor, Tensor]) -> bool:
+    """Whether one parameter stands where the other module has several."""
+    return len(set(pairs.values())) < len(pairs)
+
+
+def _gather(
+    a: nn.Module, b: nn.Module, pairs: dict[Tensor, Tensor], buffers: bool, place: str = ""
+) -> str | None:
+    """Adds the pairs of parameters; the first difference, if there is one.
+
+    Args:
+        place: of the two modules, with a dot behind it.
+    """
     mine, theirs = a.__dict__, b.__dict__
-    if not _same_kind(a, b) or len(mine) != len(theirs):
-        return False
+    if not _same_kind(a, b):
+        return f"classes{_of(place)}, {type(a).__name__} and {type(b).__name__}"
     places = mine["_parameters"], theirs["_parameters"]
     own = {id(p): places[1].get(name) for name, p in places[0].items()}
     for name, value in mine.items():
@@ -54,34 +71,45 @@ def _gather(a: nn.Module, b: nn.Module, pairs: dict[Tensor, Tensor], buffers: bo
                 continue
             if "state_dict" in name and _same_functions(value, other):
                 continue
-            if name.endswith("_hooks") or not _equal(value, other, own):
-                return False
+            if name.endswith("_hooks"):
+                return f"hooks{_of(place)}"
+            if not _equal(value, other, own):
+                return f"attribute {place}{name}"
         elif value is not other and not _equal(value, other, own):
-            return False
+            return f"attribute {place}{name}"
+    if len(mine) != len(theirs):
+        return f"attribute {place}{next(name for name in theirs if name not in mine)}"
     if (mine["_buffers"] or theirs["_buffers"]) and not (buffers and _equal_buffers(a, b)):
-        return False
+        return f"buffers{_of(place)}"
     named, others = mine["_parameters"], theirs["_parameters"]
     for name, p in named.items():
         q = others.get(name)
         if p is None or q is None:
             if p is not q:
-                return False
+                return f"parameter {place}{name}, which one of them lacks"
             continue
+        if p._backward_hooks or q._backward_hooks:
+            return f"hooks of {place}{name}"
         same = p.shape == q.shape and p.dtype == q.dtype and p.requires_grad == q.requires_grad
-        hooked = p._backward_hooks or q._backward_hooks
-        if not same or hooked or pairs.setdefault(p, q) is not q:  # or shared here, and not there
-            return False
+        if not same:
+            return f"shape, dtype or requires_grad of {place}{name}"
+        if pairs.setdefault(p, q) is not q:  # shared here, and not there
+            return "which parameters are shared"
     inside, within = mine["_modules"], theirs["_modules"]
     if len(named) != len(others) or len(inside) != len(within):
-        return False
+        return f"names of parameters and modules{_of(place)}"
     for name, module in inside.items():
         other = within.get(name)
         if module is None or other is None:
             if module is not other:
-                return False
-        elif not _gather(module, other, pairs, buffers):
-            return False
-    return True
+                return f"module {place}{name}, which one of them lacks"
+        elif found := _gather(module, other, pairs, buffers, f"{place}{name}."):
+            return found
+    return None
+
+
+def _of(place: str) -> str:
+    return f" of {place[:-1]}" if place else ""
 
 
 def switches(part: nn.Module) -> tuple[Any, ...]:

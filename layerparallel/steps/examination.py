@@ -22,6 +22,10 @@ from .remains import Attribute, Attributes, Trace, leaves_behind, made_by_hooks
 from .signs import Packing, generators, moved, other_generators
 from .state import Carried, State, differentiable, refuse_other_kind
 
+TIMES = 3
+"""That a step is evaluated while generators move: a step that draws moves them every time, another
+thread does not."""
+THREADS = "; or give a thread that draws beside it a generator of its own"
 AGAIN = "and a solve evaluates a step several times"
 
 Evaluate = Callable[[State, Sequence[Tensor]], object]
@@ -102,10 +106,14 @@ def _examined(
 ) -> Found:
     device, kept = u[0].device, Kept(tensors, module)
     along = [(part, part.clone()) for part in carried.parts.values()]
-    before, others = generators(device), other_generators()
-    given, attributes = as_laid_out(u), Attributes(module)
-    with torch.enable_grad(), Scalars() as scalars:
-        value = step(given, themselves(tensors))
+    for _ in range(TIMES):
+        before, others = generators(device), other_generators()
+        given, attributes = as_laid_out(u), Attributes(module)
+        with torch.enable_grad(), Scalars() as scalars:
+            value = step(given, themselves(tensors))
+        drawn = moved(before, device) or others != other_generators()
+        if not drawn:
+            break
     first = carried.moving(value, "a step's value")
     in_place = any(a._version or not equal(a, b) for a, b in zip(given, u, strict=True))
     for part, copy in along:
@@ -115,10 +123,10 @@ def _examined(
                 f"{which} changes a part of the state in place, which is {part.dtype} and has no "
                 "derivative; return it as it came"
             )
-    if moved(before, device) or others != other_generators():
+    if drawn:
         raise ValueError(
             f"{which} draws random numbers, {AGAIN}; only torch.nn.functional's dropout is known here, "
-            "so take other noise out of the chain"
+            f"so take other noise out of the chain{THREADS}"
         )
     if any(a.requires_grad for a in first):
         raise ValueError(_unknown_source(module, which))

@@ -27,6 +27,17 @@ def as_state(value: object, what: str) -> State:
     return parts  # type: ignore[return-value]
 
 
+def entering(value: object, what: str) -> State:
+    """What a module in front of a chain has returned, as the state that enters it.
+
+    Raises:
+        TypeError: it is no state, or a tuple of one tensor, in place of which steps get the tensor.
+    """
+    if type(value) is tuple and len(value) == 1:
+        raise TypeError(f"{what} is a tuple of one tensor, and steps are given tensors; return it alone")
+    return as_state(value, what)
+
+
 def as_given(state: State) -> Tensor | State:
     """A state as the user's code sees it: a bare tensor if it has one part."""
     return state[0] if len(state) == 1 else state

@@ -240,8 +240,9 @@ def test_a_serial_run_without_a_twin_has_plots_but_neither_cycle_nor_residuals(t
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "is not a run folder"),
-        (b"", "does not begin with a start line"),
+        (None, "stopped before it began: remove the folder"),
+        (b"", "stopped before it began: remove the folder"),
+        (b'{"kind": "epoch"}\n', "does not begin with a start line"),
         (b'{"kind": "start", "recipe": "level-sets"}\n', "has not ended its first epoch"),
         (b'{"kind": "start"}\n5\n', "Line 2 of .* is damaged"),
         (b'{"kind": "start"}\n["kind"]\n', "Line 2 of .* is damaged"),

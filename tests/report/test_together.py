@@ -168,12 +168,16 @@ def test_speed_and_accuracy_are_those_after_as_many_epochs(plain_run, adaptive_r
 def test_runs_that_are_unlike_are_said_to_be(folders, told):
     both = [told["short"], told["long"]]
     assert (
-        together.unlike(both) == "layers 16 / 32; epochs 3 / 5; samples in a batch 20 / 26; seed 0 / 1"
+        together.unlike(both)
+        == "layers 16 / 32; epochs 3 / 5; learning rate scheduled over 3 epochs / 5 epochs; "
+        "samples in a batch 20 / 26; seed 0 / 1"
     )
     page = report.render([folders["short"], folders["long"]])
     assert re.search(r'<p class="unlike">.*?layers 16 / 32; epochs 3 / 5', page)
     both = [told["phases"], told["short"]]
-    assert together.unlike(both) == "layers 8, then 16 / 16; epochs 2 + 3 / 3"
+    assert together.unlike(both) == (
+        "layers 8, then 16 / 16; epochs 2 + 3 / 3; learning rate scheduled over 2 + 3 epochs / 3 epochs"
+    )
     begun = replace(told["short"], epochs=told["short"].epochs[:2])
     assert together.unlike([told["short"], begun]) == "epochs 3 / 2 of 3"
 

@@ -92,6 +92,20 @@ def test_the_command_line_ends_with_the_usual_status(tmp_path, whole, number):
     ends_as(whole, folder)
 
 
+@pytest.mark.parametrize(
+    ("place", "begun"), [((runs, "train"), False), ((underway, "describe_network"), True)]
+)
+def test_ctrl_c_before_the_first_line_leaves_no_folder(tmp_path, monkeypatch, place, begun):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(*place, struck_once(getattr(*place), signal.SIGINT))
+    call = ["train", "level-sets", "--run", str(folder), *small.flags(small.recipe())]
+    assert cli.main(call) == 130
+    assert folder.exists() == begun
+    if begun:
+        monkeypatch.undo()
+        assert cli.main(["resume", str(folder)]) == 0
+
+
 # ---- from Python -------------------------------------------------------------------------------
 
 

@@ -84,7 +84,7 @@ def test_every_truncation_of_a_record_keeps_the_whole_lines_or_is_refused(tmp_pa
         if b"\n" in whole[:length]:
             kinds.add(tuple(line["kind"] for line in record.read(tmp_path)))
         else:
-            with pytest.raises(RecordError, match="does not begin with a start line"):
+            with pytest.raises(RecordError, match="stopped before it began"):
                 record.read(tmp_path)
     assert kinds == {("start",), ("start", "epoch")}
 
@@ -96,6 +96,10 @@ def test_damage_before_the_last_line_is_an_error_that_names_the_line(tmp_path):
 
 
 def test_a_folder_without_a_record_is_not_a_run(tmp_path):
+    (tmp_path / ".launch").write_text("torchrun's")
+    with pytest.raises(RecordError, match="stopped before it began: remove the folder, and train again"):
+        record.read(tmp_path)
+    (tmp_path / "precious").write_text("x")
     with pytest.raises(RecordError, match="is not a run folder"):
         record.read(tmp_path)
 

@@ -256,6 +256,12 @@ class Body(nn.Module):
     """Whether steps that are evaluated in turn, without gradients, are called as without a chain."""
     everywhere = False
     """Whether every rank examines, and not the first alone: where steps are of several kinds."""
+
+    @property
+    def holders(self) -> tuple[nn.Module, ...]:
+        """Modules that hold the steps, and that no solver calls."""
+        return ()
+
     takes_inputs = False
     """Whether a chain may have an input per step."""
 

@@ -14,7 +14,7 @@ from ...chains.generic import GenericChain
 from ...chains.placement import Placement
 from ...group.base import Group
 from ...group.blocks import Blocks
-from ...steps.alike import matched
+from ...steps.alike import difference
 from ...steps.contents import contents
 from ...steps.examination import examine
 from ...steps.fields import At, Manner, Stacked, Watched
@@ -74,10 +74,11 @@ class StackedBody(Body):
             ValueError: they are not, or share parameters.
         """
         for n, module in enumerate(modules):
-            if matched(modules[0], module, buffers=True) is None:
+            if found := difference(modules[0], module):
+                said = f"modules 0 and {n} of the chain are not alike ({found})"
+                said = said if n else f"module 0 of the chain has {found}"
                 raise ValueError(
-                    f"modules 0 and {n} of the chain are not alike, so their parameters cannot be "
-                    "stacked; leave stacked=True out"
+                    f"{said}, so their parameters cannot be stacked; leave stacked=True out"
                 )
         if len({p for m in modules for p in m.parameters()}) < sum(
             len(list(m.parameters())) for m in modules

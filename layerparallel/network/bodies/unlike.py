@@ -147,6 +147,10 @@ class UnlikeBody(Body):
 
     everywhere = True
 
+    @property
+    def holders(self) -> tuple[nn.Module, ...]:
+        return (self.layers,)
+
     def _examine(self, u: State, inputs: State, carried: Carried, several: bool) -> Habits:
         habits, tensors, first = Habits(), self.tensors(), 0
         given = tuple(carried.parts), tuple(a.dim() for a in u)
