@@ -47,7 +47,8 @@ class Kernel:
             keep: whether the tape keeps more than states.
         """
         walks = part(program, keep)
-        needed = stack(walks) * goal.vector * goal.tile
+        lanes, common = stack(walks)
+        needed = lanes * goal.vector * goal.tile + 3 * common * program.dtype.itemsize
         if needed > STACK:
             raise UnsupportedError(f"its arrays need {needed >> 20} MB, and a loop has {STACK >> 20}")
         return cls(walks, goal, compiled(source(walks, goal)))

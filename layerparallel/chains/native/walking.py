@@ -30,10 +30,13 @@ def record(walks: Walks) -> int:
     return sum(v.size for v in walks.saved)
 
 
-def stack(walks: Walks) -> int:
-    """Arrays that a kernel has, in tiles; what is summed over lanes counts as much."""
+def stack(walks: Walks) -> tuple[int, int]:
+    """Numbers in the arrays of a kernel: of every sample, and of all in common."""
     found = reached([*walks.ends, *walks.adjoint, *walks.summed.values()])
-    return sum(v.size for v in found)
+    used = {view.value for v in found if not isinstance(v.op, Total) for view in v.op.views}
+    used |= {view.value for view in (*walks.ends, *walks.adjoint)}
+    lanes = sum(v.size for v in found if v.level == SAMPLE and (v in used or not _is_product(v)))
+    return lanes, sum(v.size for v in found if v.level < SAMPLE and not isinstance(v.op, Input))
 
 
 def roles(walks: Walks, role: str) -> list[Value]:

@@ -1,11 +1,11 @@
-"""The models of the table: each as a network of ours, as plain PyTorch, and as its users have it now."""
+"""Models as networks of ours, as plain PyTorch, and as their users have them now."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import jax_scan
 import torch
@@ -56,11 +56,11 @@ class Model:
         return self
 
 
-def _drawn(*shape: int) -> tuple[Tensor, Tensor]:
+def _drawn(*shape: int, batch: int = BATCH) -> tuple[Tensor, Tensor]:
     """Inputs of this shape behind the batch, and classes."""
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(BATCH, *shape, generator=generator)
-    return x, torch.randint(CLASSES, (BATCH,), generator=generator)
+    x = torch.randn(batch, *shape, generator=generator)
+    return x, torch.randint(CLASSES, (batch,), generator=generator)
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
@@ -71,13 +71,15 @@ def _ends(serial: Any) -> dict[str, Any]:
     return {"opening": _state(serial.opening), "closing": _state(serial.closing)}
 
 
-def _of_layers(name: str, about: str, layer: nn.Module, width: int, depth: int, step: Any) -> Model:
+def _of_layers(
+    name: str, about: str, layer: nn.Module, width: int, depth: int, step: Any, batch: int = BATCH
+) -> Model:
     """A residual chain, every layer with its own parameters; `step` is F(u, parameters) in JAX."""
     torch.manual_seed(0)
     body = lp.chain(layer, depth, T=5.0)
     net = lp.Network(nn.Linear(2, width), body, nn.Linear(width, CLASSES))
     serial: Any = net.to_serial()
-    (x, y), h = _drawn(2), body.h
+    (x, y), h = _drawn(2, batch=batch), body.h
     model = Model(name, f"{about}, {depth} layers", net, x, y, serial)
     model.instead[COMPILED] = gradient_of(CompiledBlocks(serial), x, y)
 
@@ -102,17 +104,18 @@ def built_in(depth: int = 1024) -> Model:
     return _of_layers("built-in layer", "`lp.Dense(8)`", lp.Dense(8), 8, depth, step)
 
 
-def own_module(depth: int = 1024) -> Model:
+def own_module(depth: int = 1024, width: int = 8, batch: int = BATCH) -> Model:
     def step(u: Any, p: Any) -> Any:
         import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
 
         return jnp.tanh(u @ p["0.weight"].T + p["0.bias"])
 
-    layer = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
-    return _of_layers("own module", "`nn.Linear(8, 8)`, `nn.Tanh()`", layer, 8, depth, step)
+    layer = nn.Sequential(nn.Linear(width, width), nn.Tanh())
+    about = f"`nn.Linear({width}, {width})`, `nn.Tanh()`"
+    return _of_layers("own module", about, layer, width, depth, step, batch)
 
 
-def residual_mlp(depth: int = 256) -> Model:
+def residual_mlp(depth: int = 256, batch: int = BATCH) -> Model:
     def step(u: Any, p: Any) -> Any:
         import jax  # pyright: ignore[reportMissingImports]
 
@@ -124,7 +127,7 @@ def residual_mlp(depth: int = 256) -> Model:
 
     layer = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16))
     name = "residual MLP with LayerNorm"
-    return _of_layers(name, "LayerNorm, 16-64-16, GELU", layer, 16, depth, step)
+    return _of_layers(name, "LayerNorm, 16-64-16, GELU", layer, 16, depth, step, batch)
 
 
 class _Right(nn.Module):
@@ -138,15 +141,18 @@ class _Right(nn.Module):
         return self.F(y)
 
 
-def neural_ode(depth: int = 1024) -> Model:
+def neural_ode(
+    depth: int = 1024, batch: int = BATCH, method: Literal["euler", "rk4"] = "euler"
+) -> Model:
     torch.manual_seed(0)
     width = 8
     F = nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
-    body = lp.chain(F, depth, T=5.0, tied=True)
+    body = lp.chain(F, depth, T=5.0, tied=True, integrator=method)
     net = lp.Network(nn.Linear(2, width), body, nn.Linear(width, CLASSES))
     serial: Any = net.to_serial()
-    (x, y), h = _drawn(2), body.h
-    model = Model("neural ODE", f"tied MLP 8-32-8, {depth} Euler steps", net, x, y, serial)
+    (x, y), h = _drawn(2, batch=batch), body.h
+    about = f"tied MLP 8-32-8, {depth} steps of {method}"
+    model = Model("neural ODE", about, net, x, y, serial)
     if find_spec("torchdiffeq"):
         from torchdiffeq import odeint  # pyright: ignore[reportMissingImports]
 
@@ -158,7 +164,7 @@ def neural_ode(depth: int = 1024) -> Model:
                 self.serial = serial  # whose gradients are set to None
 
             def forward(self, x: Tensor) -> Tensor:
-                how: Any = {"method": "euler", "options": {"step_size": h}}
+                how: Any = {"method": method, "options": {"step_size": h}}
                 return serial.closing(odeint(right, serial.opening(x), times, **how)[-1])
 
         model.instead["torchdiffeq"] = gradient_of(Solved(), x, y)
@@ -168,9 +174,17 @@ def neural_ode(depth: int = 1024) -> Model:
 
         p = parameters["body"]
 
-        def step(u: Any, _: Any) -> Any:
+        def F(u: Any) -> Any:
             v = jnp.tanh(u @ p["0.weight"].T + p["0.bias"])
-            return u + h * (v @ p["2.weight"].T + p["2.bias"])
+            return v @ p["2.weight"].T + p["2.bias"]
+
+        def step(u: Any, _: Any) -> Any:
+            k1 = F(u)
+            if method == "euler":
+                return u + h * k1
+            k2 = F(u + h / 2 * k1)
+            k3 = F(u + h / 2 * k2)
+            return u + h / 6 * (k1 + 2 * k2 + 2 * k3 + F(u + h * k3))
 
         u = scanned(step, affine(parameters["opening"], x), None, depth)
         return cross_entropy(affine(parameters["closing"], u), y)
@@ -202,13 +216,13 @@ class _Cell(nn.Module):
         return self.cell(x, h)
 
 
-def recurrence(length: int = 1000) -> Model:
+def recurrence(length: int = 1000, width: int = 16, batch: int = BATCH) -> Model:
     torch.manual_seed(0)
-    inputs, width = 4, 16
+    inputs = 4
     body = lp.chain(_Cell(nn.GRUCell(inputs, width)), length, integrator="block", tied=True)
     net = lp.Network(_Series(width), body, nn.Linear(width, CLASSES))
     serial: Any = net.to_serial()
-    x, y = _drawn(length, inputs)
+    x, y = _drawn(length, inputs, batch=batch)
     gru = nn.GRU(inputs, width, batch_first=True)
     state = _state(serial.body.layer.cell)
     gru.load_state_dict({f"{name}_l0": value for name, value in state.items()})
@@ -223,7 +237,7 @@ def recurrence(length: int = 1000) -> Model:
         def forward(self, x: Tensor) -> Tensor:
             return self.closing(self.gru(x)[1][0])
 
-    model = Model("recurrence", f"GRU of width 16, {length} steps, `nn.GRU`", net, x, y, Plain())
+    model = Model("recurrence", f"GRU of width {width}, {length} steps, `nn.GRU`", net, x, y, Plain())
 
     def loss(parameters: Any, x: Any, y: Any) -> Any:
         import jax  # pyright: ignore[reportMissingImports]
