@@ -335,11 +335,21 @@ def _refuse_changed(
 
 def calling() -> Callable[..., Any]:
     """What calls a solve: torch.compile of what calls the network or `backward` leaves it alone."""
-    if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
+    if torch.compiler.is_compiling() or _compiles():
         from . import uncompiled
 
         return uncompiled.called
     return _called
+
+
+def _compiles() -> bool:
+    """Whether torch's compiler is at work around this call, and would take what is called."""
+    if "torch._dynamo" not in sys.modules:
+        return False
+    autograd = sys.modules.get("torch._dynamo.compiled_autograd")
+    if autograd is not None and autograd.compiled_autograd_enabled:
+        return True
+    return torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None  # type: ignore[attr-defined]
 
 
 def _called(work: Callable[..., Any], *given: Any) -> Any:

@@ -74,9 +74,10 @@ class Serial:
             return u
 
         end = u0
-        if chain.steps:
-            place = chain.place
-            before, behind = place.next_to(chain.reverse)
-            end = place.group.relay(u0, behind, before, work)
+        if chain.placement is None:
+            end = work(u0)
+        elif chain.steps:
+            before, behind = chain.placement.next_to(chain.reverse)
+            end = chain.placement.group.relay(u0, behind, before, work)
         seconds = [time.perf_counter() - began]
         return Solution(end=end, evaluations=[chain.steps], seconds=seconds, converged=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -191,10 +192,17 @@ class Stacked:
         self.compiled = compiled
         self.watched = Watched(template, manner) if manner.watched else None
         self._attention = has_attention(template)
-        self._batched = vmap(self._single, in_dims=(0, 0, None, 0 if self.timed else None))
-        self._alone = self._single
-        if compiled:
-            self._batched, self._alone = compiled_step(self._batched), compiled_step(self._single)
+
+    @cached_property
+    def _batched(self) -> Callable[..., State]:
+        """Several steps."""
+        several = vmap(self._single, in_dims=(0, 0, None, 0 if self.timed else None))
+        return compiled_step(several) if self.compiled else several
+
+    @cached_property
+    def _alone(self) -> Callable[..., State]:
+        """One step."""
+        return compiled_step(self._single) if self.compiled else self._single
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:

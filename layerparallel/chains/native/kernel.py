@@ -159,8 +159,6 @@ class Kernel:
             call.times = times.data_ptr()
         if tape is not None:
             call.tape = tape.data_ptr()
-        scratch = torch.empty(2 * self.tiles(batch) * self.state * self.lanes + 64, dtype=start[0].dtype)
-        itemsize = scratch.element_size()
-        call.scratch = -(-scratch.data_ptr() // 64) * 64
-        assert 64 % itemsize == 0
+        scratch = torch.empty(2 * self.tiles(batch) * self.state * self.lanes, dtype=start[0].dtype)
+        call.scratch = scratch.data_ptr()
         getattr(self.library, name)(ctypes.byref(call))

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...steps.fields import At, Function, Stacked, Tied
 from ...steps.integrators import block
@@ -130,7 +130,7 @@ class Loops:
             ),
             tuple(p.requires_grad for p in (*chain.own, *chain.shared)),
         )
-        if chain.span == 1 and any(getattr(m, hooks) for m in chain.field.modules for hooks in HOOKS):
+        if self._reads is None and hooked(chain.field.modules):  # while it is the same there are none
             return "its modules have hooks"
         if which not in self._found:
             try:
@@ -185,6 +185,11 @@ def _tell_once(reason: str) -> None:
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+def hooked(modules: Sequence[nn.Module]) -> bool:
+    """Whether any has hooks."""
+    return any(getattr(module, hooks) for module in modules for hooks in HOOKS)
 
 
 def own_of(chain: GenericChain) -> tuple[Tensor, ...]:

@@ -117,6 +117,8 @@ class StackedBody(Body):
 
     def _frozen(self) -> dict[str, Tensor]:
         """Running statistics (N, C) of the batch norms that normalise by them."""
+        if not any(part._buffers for part in self.modes.parts or self.modules()):
+            return {}
         found = dict(self.layer.named_buffers())
         return {name: found[name] for name in frozen_statistics(self.layer)}
 
