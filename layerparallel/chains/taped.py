@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -119,7 +119,7 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
 
     def coarsen(
         self, factor: int, operator: CoarseOperator, blocks: Blocks | None = None
-    ) -> TapedAdjoint[Tape]:
+    ) -> TapedAdjoint[Any]:
         """Coarsen, then transpose: linearised at every `factor`-th state of this level."""
         over = Intervals(0, self.steps // factor, factor)
         if self.states is None and over in self._departures:
@@ -128,10 +128,10 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
         else:
             points = tuple(a[: over.stop + 1 : factor] for a in self.trajectory())
         if blocks is None:
-            return type(self)(self.chain.coarsen(factor, operator), points)
+            return _about(self.chain.coarsen(factor, operator), points)
         place = self.place
         points = move_points(place.group, points, place.blocks.coarsened(factor), blocks)
-        coarse = type(self)(self.chain.coarsen(factor, operator, blocks), points)
+        coarse = _about(self.chain.coarsen(factor, operator, blocks), points)
         coarse.like = self.like
         return coarse
 
@@ -206,3 +206,11 @@ class TapedAdjoint(Adjoint, Generic[Tape]):
         """The parameter gradients collected, by the parameter's place among the chain's."""
         collected, self._gradients = self._gradients, {}
         return collected
+
+
+def _about(chain: Chain, states: State) -> TapedAdjoint[Any]:
+    """The adjoint of a chain about known states; of a coarse level it may be of another kind."""
+    adjoint = chain.linearise()
+    assert isinstance(adjoint, TapedAdjoint)
+    adjoint.states = states
+    return adjoint

@@ -27,7 +27,7 @@ NAMES = [
     (["fit"], "There is no command 'fit': did you mean 'train'?"),
     (["eval"], "did you mean 'evaluate'?"),
     (["benchmark"], "did you mean 'bench'?"),
-    (["zzz"], "There is no command 'zzz': there is bench, evaluate"),
+    (["zzz"], "There is no command 'zzz': there is bench, doctor, evaluate"),
     (["train"], f"takes the name of a recipe first: there is {RECIPES}"),
     (["train", "--depth", "4"], "takes the name of a recipe first"),
     (["train", "levelsets"], "There is no recipe 'levelsets': did you mean 'level-sets'?"),

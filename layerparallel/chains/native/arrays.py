@@ -40,10 +40,13 @@ class Arrays:
     Attributes:
         names: of the arrays that hold values.
         lines: of C.
+        lanes, common: numbers in arrays: of every sample, and of all in common.
     """
 
     names: dict[Value, str]
     lines: list[str] = field(default_factory=list)
+    lanes: int = 0
+    common: int = 0
     tables: dict[tuple[int, ...], str] = field(default_factory=dict)
 
     def say(self, line: str) -> None:
@@ -78,11 +81,16 @@ class Arrays:
     def declared(self, value: Value) -> str:
         """A name for a value, and its array."""
         name = self.names[value] = f"v{len(self.names)}"
-        if value.level == SAMPLE:
-            self.say(f"{'M' if value.flags else 'V'} {name}[{value.size}*T];")
-        else:
-            self.say(f"{'int' if value.flags else 'real'} {name}[{value.size}];")
+        sample = value.level == SAMPLE
+        kind = ("M" if value.flags else "V") if sample else ("int" if value.flags else "real")
+        self.array(kind, name, value.size, sample)
         return name
+
+    def array(self, kind: str, name: str, size: int, sample: bool) -> None:
+        """Declares an array, and counts it."""
+        self.lanes += size if sample else 0
+        self.common += 0 if sample else size
+        self.say(f"{kind} {name}[{size}{'*T' if sample else ''}];")
 
     def operand(self, view: View) -> tuple[str, list[int]]:
         """A pointer to a view's first element, and strides; copied first where there are none."""
@@ -90,8 +98,7 @@ class Arrays:
         sample = view.value.level == SAMPLE
         if found is None or (isinstance(view.value.op, Constant)):
             name = f"c{len(self.lines)}"
-            wide = "*T" if sample else ""
-            self.say(f"{'V' if sample else 'real'} {name}[{view.size}{wide}];")
+            self.array("V" if sample else "real", name, view.size, sample)
             inner = "for (int t = 0; t < T; t++) " if sample else ""
             to = f"{name}[i*T+t]" if sample else f"{name}[i]"
             self.say(

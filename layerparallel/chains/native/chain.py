@@ -230,12 +230,13 @@ class NativeAdjoint(TapedAdjoint[NativeTape]):
     def _fresh(self, kernel: Kernel, over: Intervals) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """Memory for the gradients of steps; None for those that there are none of."""
         chain, steps = self.chain, over.count * over.length
-        own = [
-            torch.empty((steps, *a.shape[1:]), dtype=a.dtype) if kernel.written("own", k) else None
-            for k, a in enumerate(chain.plain.own)
-        ]
-        shared = [
-            torch.zeros_like(a) if kernel.written("shared", k) else None
-            for k, a in enumerate(chain.plain.shared)
-        ]
+
+        def fresh(role: str, k: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+            if kernel.written(role, k) and role == "own":
+                return torch.empty(shape, dtype=dtype)
+            return torch.zeros(shape, dtype=dtype) if kernel.has(role, k) else None
+
+        plain = chain.plain
+        own = [fresh("own", k, (steps, *a.shape[1:]), a.dtype) for k, a in enumerate(plain.own)]
+        shared = [fresh("shared", k, tuple(a.shape), a.dtype) for k, a in enumerate(plain.shared)]
         return own, shared

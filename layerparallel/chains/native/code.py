@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from .registry import UnsupportedError
 from .split import Walks
 from .walking import Backward, Forward, roles
 
@@ -31,8 +32,16 @@ class Target:
     tile: int
 
 
+STACK = 4 << 20
+"""Bytes of arrays that a walk may have."""
+
+
 def source(walks: Walks, target: Target) -> str:
-    """C of the two walks of a step, as functions ``forward`` and ``backward`` of one argument each."""
+    """C of the two walks of a step, as functions ``forward`` and ``backward`` of one argument each.
+
+    Raises:
+        UnsupportedError: its arrays are too large.
+    """
     single = walks.program.dtype == torch.float32
     head = [
         f"#define IS_FLOAT {int(single)}",
@@ -45,6 +54,10 @@ def source(walks: Walks, target: Target) -> str:
     ]
     forward, backward = Forward(walks), Backward(walks)
     body = [forward.written(), backward.written()]
+    for c in (forward.c, backward.c):
+        needed = c.lanes * target.vector * target.tile + c.common * walks.program.dtype.itemsize
+        if needed > STACK:
+            raise UnsupportedError(f"its arrays need {needed >> 20} MB, and a loop has {STACK >> 20}")
     tables = [
         f"static const int {name}_{kind}[] = {{{', '.join(map(str, places))}}};"
         for kind, part in (("f", forward), ("b", backward))

@@ -14,13 +14,10 @@ from torch import Tensor
 from .code import CALL_FIELDS, Target, source
 from .compiler import compiled
 from .program import Input, Program
-from .registry import UnsupportedError
 from .split import Walks, is_zero, part
-from .walking import record, stack
+from .walking import record
 
 State = tuple[Tensor, ...]
-STACK = 4 << 20
-"""Bytes of arrays that a kernel may have."""
 
 
 def target(batch: int, itemsize: int) -> Target:
@@ -47,10 +44,6 @@ class Kernel:
             keep: whether the tape keeps more than states.
         """
         walks = part(program, keep)
-        lanes, common = stack(walks)
-        needed = lanes * goal.vector * goal.tile + 3 * common * program.dtype.itemsize
-        if needed > STACK:
-            raise UnsupportedError(f"its arrays need {needed >> 20} MB, and a loop has {STACK >> 20}")
         return cls(walks, goal, compiled(source(walks, goal)))
 
     @cached_property
@@ -105,10 +98,13 @@ class Kernel:
             at += size
         return tuple(parts)
 
+    def has(self, role: str, place: int) -> bool:
+        """Whether there is a gradient: the step uses it."""
+        return (role, place) in self.walks.summed
+
     def written(self, role: str, place: int) -> bool:
-        """Whether a gradient is written: the step uses it."""
-        view = self.walks.summed.get((role, place))
-        return view is not None and not is_zero(view)
+        """Whether a gradient is written: it is not always zero."""
+        return self.has(role, place) and not is_zero(self.walks.summed[role, place])
 
     def __call__(
         self,

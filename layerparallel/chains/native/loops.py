@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,13 +26,20 @@ from .reads import HOOKS, Reads
 from .trace import Example, trace
 
 Shapes = tuple[tuple[int, ...], ...]
-SAMPLES = 3
-"""Samples that a loop is tried with before it is used."""
+SAMPLES, MOST = 3, 33
+"""Samples that a loop is tried with before it is used, beside as many as it is for, up to `MOST`."""
+GLOBAL_HOOKS = tuple(
+    getattr(torch.nn.modules.module, f"_global_{kind}_hooks")
+    for kind in ("forward", "forward_pre", "backward", "backward_pre")
+)
+CONTIGUOUS = torch.contiguous_format
+_ONE_AT_A_TIME = threading.Lock()
+"""PyTorch's tracer is one for all threads."""
 
 
-def turned_off() -> bool:
-    """Whether LAYERPARALLEL_NATIVE=0 is set."""
-    return os.environ.get("LAYERPARALLEL_NATIVE") == "0"
+def turned_on() -> bool:
+    """Whether LAYERPARALLEL_NATIVE=1 is set."""
+    return os.environ.get("LAYERPARALLEL_NATIVE") == "1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +47,7 @@ class Loop:
     """A step as machine code, for every batch size."""
 
     program: Program
-    _kernels: dict[Hashable, Kernel] = field(default_factory=dict)
+    _kernels: dict[Hashable, Kernel | CompilerError] = field(default_factory=dict)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -56,8 +64,14 @@ class Loop:
         """
         goal = target(batch, self.dtype.itemsize)
         if (goal, keep) not in self._kernels:
-            self._kernels[goal, keep] = Kernel.of(self.program, goal, keep)
-        return self._kernels[goal, keep]
+            try:
+                self._kernels[goal, keep] = Kernel.of(self.program, goal, keep)
+            except CompilerError as error:
+                self._kernels[goal, keep] = error
+        found = self._kernels[goal, keep]
+        if isinstance(found, CompilerError):
+            raise found
+        return found
 
 
 @dataclass
@@ -99,8 +113,8 @@ class Loops:
     def _looked_up(self, chain: GenericChain, like: State) -> Loop | str:
         shapes, dtype = tuple(tuple(a.shape[1:]) for a in like), like[0].dtype
         kind, step = chain.field, chain.step
-        if turned_off():
-            return "LAYERPARALLEL_NATIVE=0 turns native loops off"
+        if not turned_on():
+            return "LAYERPARALLEL_NATIVE=1 turns native loops on"
         if self._never is not None:
             return self._never
         if torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack():
@@ -113,6 +127,10 @@ class Loops:
             return "it has dropout, batch norm, masks in the state, or is compiled by torch.compile"
         if any(not a.dim() or a.shape[0] != like[0].shape[0] or not a.numel() for a in like):
             return "its state has no dimension of samples, or no samples"
+        if isinstance(kind, Tied) and any(
+            x.dim() < 3 or x.shape[2] != like[0].shape[0] for x in chain.selected_own
+        ):
+            return "its input per step has no dimension of samples"
         if any(a.device.type != "cpu" for a in like):
             return "it is not on a CPU"
         if chain.span == 1 and self._reads is not None and not self._reads.same:
@@ -129,12 +147,16 @@ class Loops:
                 (p.shape[1:] if k < len(chain.own) else p.shape, p.dtype) for k, p in enumerate(tensors)
             ),
             tuple(p.requires_grad for p in (*chain.own, *chain.shared)),
+            tuple((name, b.shape, b.dtype) for name, b in kind.buffers.items()),
         )
+        if any(map(bool, GLOBAL_HOOKS)):
+            return "all modules have hooks"
         if self._reads is None and hooked(chain.field.modules):  # while it is the same there are none
             return "its modules have hooks"
         if which not in self._found:
             try:
-                self._found[which] = self._made(chain, like, baked)
+                with _ONE_AT_A_TIME:
+                    self._found[which] = self._made(chain, like, baked)
             except UnsupportedError as error:
                 self._found[which] = str(error)
             except CompilerError as error:
@@ -148,7 +170,7 @@ class Loops:
     def _made(self, chain: GenericChain, like: State, baked: bool) -> Loop:
         modules, dtype = chain.field.modules, like[0].dtype
         shapes = tuple(tuple(a.shape[1:]) for a in like)
-        few = small(chain, shapes, dtype)
+        few = small(chain, like, baked, SAMPLES)
         with torch.no_grad():
 
             def call() -> object:
@@ -171,8 +193,11 @@ class Loops:
             if self._never is not None:
                 raise UnsupportedError(self._never)
         program = trace(_single(chain, baked), _example(chain, shapes, dtype))
-        loop = Loop(program)
-        _compare(loop.kernel(like[0].shape[0]), few)
+        loop, batch = Loop(program), like[0].shape[0]
+        for samples in {SAMPLES, SAMPLES + 1, min(batch, MOST)}:
+            _compare(
+                loop.kernel(batch), few if samples == SAMPLES else small(chain, like, baked, samples)
+            )
         return loop
 
 
@@ -201,8 +226,9 @@ def own_of(chain: GenericChain) -> tuple[Tensor, ...]:
 
 
 def shared_of(chain: GenericChain) -> tuple[Tensor, ...]:
-    """What all steps have in common, as a loop takes it: with the buffers of modules."""
-    return tuple(p.detach().contiguous() for p in (*chain.shared, *chain.field.buffers.values()))
+    """What all steps have in common, as a loop takes it: with the buffers of modules, as they are now."""
+    buffers = (b.detach().clone(memory_format=CONTIGUOUS) for b in chain.field.buffers.values())
+    return (*(p.detach().contiguous() for p in chain.shared), *buffers)
 
 
 def _example(chain: GenericChain, shapes: Shapes, dtype: torch.dtype) -> Example:
@@ -251,8 +277,11 @@ class Few:
     adjoint: State
 
 
-def small(chain: GenericChain, shapes: Shapes, dtype: torch.dtype) -> Few:
-    """One step of a chain, with all numbers a little off: zeros would hide what is wrong."""
+def small(chain: GenericChain, like: State, baked: bool, samples: int) -> Few:
+    """One step of a chain, with all numbers a little off: zeros would hide what is wrong.
+
+    The step size is 1, unless it is part of the code: a small one would hide what F does.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def off(p: Tensor) -> Tensor:
@@ -261,25 +290,26 @@ def small(chain: GenericChain, shapes: Shapes, dtype: torch.dtype) -> Few:
         noise = torch.randn(p.shape, dtype=p.dtype, generator=generator)
         return (p.detach() * (1 + 0.1 * noise) + 0.01 * noise).requires_grad_(p.requires_grad)
 
-    tied = isinstance(chain.field, Tied)
+    def drawn(p: Tensor, dim: int) -> Tensor:
+        """Inputs per step of as many samples."""
+        picked = torch.arange(samples) % p.shape[dim]
+        return p.detach().index_select(dim, picked).requires_grad_(p.requires_grad)
+
     own = tuple(off(p[:1, ...]).requires_grad_(p.requires_grad) for p in chain.own)
     selected = tuple(off(p[:1, ...]) for p in chain.selected_own) if chain.span > 1 else None
-    if tied:
-        own = tuple(_samples(p, 1) for p in own)
-        selected = None if selected is None else tuple(_samples(p, 2) for p in selected)
+    if isinstance(chain.field, Tied):
+        own = tuple(drawn(p, 1) for p in own)
+        selected = None if selected is None else tuple(drawn(p, 2) for p in selected)
     shared = tuple(off(p).requires_grad_(p.requires_grad) for p in chain.shared)
     u, adjoint = (
-        tuple(torch.randn((1, SAMPLES, *s), dtype=dtype, generator=generator) for s in shapes)
+        tuple(torch.randn((1, samples, *a.shape[1:]), dtype=a.dtype, generator=generator) for a in like)
         for _ in range(2)
     )
-    one = replace(chain, own=own, shared=shared, selected=selected, steps=1, placement=None)
+    size = chain.step_size if baked else 1 / chain.span
+    one = replace(
+        chain, own=own, shared=shared, selected=selected, steps=1, placement=None, step_size=size
+    )
     return Few(one, u, adjoint)
-
-
-def _samples(p: Tensor, dim: int) -> Tensor:
-    """Inputs of as many samples as are tried."""
-    picked = torch.arange(SAMPLES) % p.shape[dim]
-    return p.detach().index_select(dim, picked).requires_grad_(p.requires_grad)
 
 
 def _compare(kernel: Kernel, few: Few) -> None:
@@ -297,7 +327,7 @@ def _compare(kernel: Kernel, few: Few) -> None:
     own, shared = own_of(chain), shared_of(chain)
     times = chain.layer_times(dtype)
     common = {"length": 1, "walked": 1, "h": chain.reach, "own": own, "shared": shared, "times": times}
-    tape = torch.empty(kernel.tape_shape(1, SAMPLES), dtype=dtype)
+    tape = torch.empty(kernel.tape_shape(1, few.u[0].shape[1]), dtype=dtype)
     arrived, pulled = (tuple(torch.empty_like(a) for a in few.u) for _ in range(2))
     kernel("forward", start=few.u, end=arrived, tape=tape, **common)
     gradients = [
@@ -319,7 +349,7 @@ def _compare(kernel: Kernel, few: Few) -> None:
         nothing = None if g is None else torch.zeros_like(g)
         if k in right or g is not None:
             pairs.append((g if g is not None else torch.zeros_like(right[k]), right.get(k, nothing)))  # type: ignore[arg-type]
-    bound = 1e-3 if dtype == torch.float32 else 1e-10
+    bound = 3e-4 if dtype == torch.float32 else 1e-10
     for ours, theirs in pairs:
         theirs = theirs.detach().reshape(ours.shape)
         scale = max(float(theirs.abs().max()) if theirs.numel() else 0.0, 1e-3)

@@ -75,6 +75,8 @@ class Reads:
         for name in found:
             if name not in _INTERNAL:
                 self._slot(found, name, DEPTH)
+        for name in found["_modules"]:
+            self._slot(found["_modules"], name, 0)
         for name in _SIZED:
             self._sizes.append((found.get(name), len(found.get(name) or ())))
 
@@ -84,9 +86,8 @@ class Reads:
             return
         self._seen.add(id(function))
         for cell in function.__closure__ or ():
-            if cell.cell_contents is not None:
-                self._cells.append((cell, _snapshot(cell.cell_contents)))
-                self._function(cell.cell_contents)
+            self._cells.append((cell, _snapshot(_inside(cell))))
+            self._function(_inside(cell))
 
     def _slot(self, place: dict[str, Any], name: str, depth: int) -> None:
         value = place[name]
@@ -107,7 +108,7 @@ class Reads:
             now = place.get(name, _ABSENT)
             if now is not value and _snapshot(now) != before:
                 return False
-        if any(_snapshot(cell.cell_contents) != before for cell, before in self._cells):
+        if any(_snapshot(_inside(cell)) != before for cell, before in self._cells):
             return False
         return all(len(sized or ()) == size for sized, size in self._sizes)
 
@@ -121,6 +122,14 @@ def _snapshot(value: Any) -> Any:
     if isinstance(value, dict) and len(value) <= MOST:
         return dict, tuple((k, _snapshot(v)) for k, v in value.items())
     return id(value)
+
+
+def _inside(cell: CellType) -> Any:
+    """What a closure's variable holds, or that it holds nothing."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _ABSENT
 
 
 def _outside(module: ModuleType) -> bool:

@@ -56,7 +56,12 @@ def trace(step: Step, example: Example) -> Program:
         kinds = ", ".join(sorted({str(a.dtype) for a in every}))
         raise UnsupportedError(f"it has tensors of {kinds}, and all must be float32, or all float64")
     graph = _graph(step, example)
-    return _program(graph, example)
+    try:
+        return _program(graph, example)
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        raise UnsupportedError(f"it has an operation out of bounds ({error})") from error
 
 
 @contextmanager

@@ -30,15 +30,6 @@ def record(walks: Walks) -> int:
     return sum(v.size for v in walks.saved)
 
 
-def stack(walks: Walks) -> tuple[int, int]:
-    """Numbers in the arrays of a kernel: of every sample, and of all in common."""
-    found = reached([*walks.ends, *walks.adjoint, *walks.summed.values()])
-    used = {view.value for v in found if not isinstance(v.op, Total) for view in v.op.views}
-    used |= {view.value for view in (*walks.ends, *walks.adjoint)}
-    lanes = sum(v.size for v in found if v.level == SAMPLE and (v in used or not _is_product(v)))
-    return lanes, sum(v.size for v in found if v.level < SAMPLE and not isinstance(v.op, Input))
-
-
 def roles(walks: Walks, role: str) -> list[Value]:
     """The inputs of a role, in their order."""
     return [v for v in walks.program.inputs if isinstance(v.op, Input) and v.op.role == role]
@@ -300,9 +291,11 @@ class Backward(Walk):
                 self.c.names[value] = f"v{len(self.c.names)}"
             name = self.c.names[value]
             if _few(value.op):
+                self.c.lanes += value.size
                 self.say(f"V {name}_acc[{value.size}]; memset({name}_acc, 0, sizeof {name}_acc);")
             else:
                 groups, rows, columns = _product(value.op)
+                self.c.common += groups * rows * (columns + 16)
                 size = f"{groups * rows}*(({columns}+W-1)/W*W)"
                 self.say(f"real {name}_acc[{size}] __attribute__((aligned(64)));")
                 self.say(f"memset({name}_acc, 0, sizeof {name}_acc);")
@@ -347,7 +340,7 @@ class Backward(Walk):
             if value.level != level:
                 continue
             name = self.c.names[value]
-            self.say(f"real {name}[{value.size}];")
+            self.c.array("real", name, value.size, False)
             if _few(value.op):
                 self.say(f"for (int i = 0; i < {value.size}; i++) {name}[i] = hsum({name}_acc[i]);")
             else:
