@@ -42,16 +42,7 @@ def source(walks: Walks, target: Target) -> str:
     Raises:
         UnsupportedError: its arrays are too large.
     """
-    single = walks.program.dtype == torch.float32
-    head = [
-        f"#define IS_FLOAT {int(single)}",
-        f"#define REAL {'float' if single else 'double'}",
-        f"#define VB {target.vector}",
-        f"#define T {target.tile}",
-        *_transpose(target.vector // walks.program.dtype.itemsize),
-        '#include "lanes.h"',
-        _struct(walks),
-    ]
+    head = [prelude(walks.program.dtype, target), _struct(walks)]
     forward, backward = Forward(walks), Backward(walks)
     body = [forward.written(), backward.written()]
     for c in (forward.c, backward.c):
@@ -64,6 +55,19 @@ def source(walks: Walks, target: Target) -> str:
         for places, name in part.c.tables.items()
     ]
     return "\n".join([*head, *tables, *body])
+
+
+def prelude(dtype: torch.dtype, target: Target) -> str:
+    """The C that all code begins with: vectors, and functions and sums of them."""
+    head = [
+        f"#define IS_FLOAT {int(dtype == torch.float32)}",
+        f"#define REAL {'float' if dtype == torch.float32 else 'double'}",
+        f"#define VB {target.vector}",
+        f"#define T {target.tile}",
+        *_transpose(target.vector // dtype.itemsize),
+        '#include "lanes.h"',
+    ]
+    return "\n".join(head)
 
 
 def _transpose(lanes: int) -> list[str]:

@@ -203,10 +203,10 @@ class Loops:
 
 @cache
 def _tell_once(reason: str) -> None:
-    """Says once in a process what a machine without a working compiler would gain by one."""
+    """Says once in a process that there is no working compiler."""
     warnings.warn(
-        "small steps are evaluated by PyTorch's operations, several times slower than by native loops: "
-        f"{reason}; LAYERPARALLEL_NATIVE=0 leaves native loops out",
+        "LAYERPARALLEL_NATIVE=1 is set, and steps are evaluated by PyTorch's operations all the same: "
+        f"{reason}",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -226,7 +226,7 @@ def own_of(chain: GenericChain) -> tuple[Tensor, ...]:
 
 
 def shared_of(chain: GenericChain) -> tuple[Tensor, ...]:
-    """What all steps have in common, as a loop takes it: with the buffers of modules, as they are now."""
+    """What all steps have in common, as a loop takes it: with the buffers of modules of now."""
     buffers = (b.detach().clone(memory_format=CONTIGUOUS) for b in chain.field.buffers.values())
     return (*(p.detach().contiguous() for p in chain.shared), *buffers)
 
