@@ -1,4 +1,4 @@
-"""Native loops: one exact gradient of chains of small steps, beside what else computes it exactly.
+"""One exact gradient of small steps in native loops, beside what else computes it.
 
     layerparallel bench native [--json] [--case NAME ...] [--repeats N] [--compiled]
 
@@ -88,6 +88,7 @@ def measured(args: argparse.Namespace) -> list[Row]:
     """The rows, on one core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.environ["LAYERPARALLEL_NATIVE"] = "1"
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch._dynamo.config.recompile_limit = 256
