@@ -63,8 +63,10 @@ class Program(nn.Module):
         if kind == "act":
             self.plan.append(("function", draw.choice(ACTIVATIONS)))
         elif kind == "norm":
-            norm = draw.choice([nn.LayerNorm, nn.RMSNorm])
-            self.plan.append(("layer", self._layer(norm(here))))
+            norm = draw.choice(
+                [nn.LayerNorm, nn.RMSNorm]
+            )  # PyTorch's RMSNorm divides by 1.5e-8 at least
+            self.plan.append(("layer", self._layer(norm(here, eps=1e-5))))
         elif kind == "gate" and here > 1:
             half = here // 2
             self.plan.append(("gate", half))
@@ -113,7 +115,7 @@ class Program(nn.Module):
                 case "cat":
                     v = torch.cat([v, u], -1)
                 case "instead":
-                    v = u * v.mean(-1, keepdim=True)
+                    v = u * v[..., :1]
                 case "softmax":
                     v = v.softmax(-1)
                 case "mean":
@@ -127,5 +129,6 @@ class Program(nn.Module):
                 case "bilinear":
                     v = torch.tanh(self.layers[what](v, v))
                 case "max":
-                    v = v / (1 + v.abs().amax(-1, keepdim=True))
+                    unlike = torch.linspace(1, 1.5, v.shape[-1], dtype=v.dtype)  # no two the largest
+                    v = v / (1 + (v * unlike).abs().amax(-1, keepdim=True))
         return v * self.scale

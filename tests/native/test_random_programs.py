@@ -10,7 +10,7 @@ from random_programs import Program
 from layerparallel.chains.native.code import Target
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, derandomize=True)
 @given(
     seed=st.integers(0, 10**6),
     width=st.integers(1, 40),
