@@ -15,7 +15,7 @@ from layerparallel.chains.native.trace import Example, trace
 
 run = script("benchmarks", "numerics", "run.py")
 
-ULPS = {"exp": 1.1, "expm1": 1.6, "sigmoid": 2.5, "tanh": 4.8, "erf": 4.8, "log": 1.0, "log1p": 1.6}
+ULPS = {"exp": 1.1, "expm1": 1.6, "sigmoid": 2.5, "tanh": 5.5, "erf": 5.5, "log": 1.0, "log1p": 1.6}
 INF, NAN = math.inf, math.nan
 EXACT = {
     "exp": {0.0: 1.0, INF: INF, -INF: 0.0, 89.0: INF, -104.0: 0.0},

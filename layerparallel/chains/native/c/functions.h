@@ -1,6 +1,6 @@
 /* Elementary functions of vectors of 32-bit numbers; the coefficients are by dev/functions.py. */
 
-/* Infinite where a is above `high` and out, which has no meaning there, is not; NaN where a is. */
+/* out where a is at most `high`, infinity where it is more, NaN where it is none. */
 INLINE V up_to(V a, float high, V out) { return pick(a <= high, out, a + INFINITY); }
 
 INLINE V scaled(V a, M n) { return (V)((M)a + (n << 23)); }
