@@ -325,8 +325,9 @@ def gradients(net: nn.Module) -> list[Tensor]:
 
 def bound(net: lp.Network, x: Tensor) -> tuple[Chain, State]:
     """The chain of a network's body, and its first state in the chain's layout."""
-    chain = net.body.bind(net.body.tensors())
-    return chain, chain.pack((net.opening(x).detach(),))
+    first = (net.opening(x).detach(),)
+    chain = net.body.fastest(net.body.bind(net.body.tensors()), first)
+    return chain, chain.pack(first)
 
 
 def c_points(chain: Chain, u0: State, coarsening: int) -> Tensor:
