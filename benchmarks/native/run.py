@@ -20,8 +20,6 @@ from functools import partial
 from typing import Any
 
 import harness
-import torch
-import torch._dynamo.config
 from baselines import COMPILED, gradient_of
 from models import JAX, Model, neural_ode, own_module, recurrence, residual_mlp
 
@@ -86,12 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured(args: argparse.Namespace) -> list[Row]:
     """The rows, on one core."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     os.environ["LAYERPARALLEL_NATIVE"] = "1"
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    torch._dynamo.config.recompile_limit = 256
+    harness.one_core()
     rows = []
     for name in args.case:
         rows.append(measure(name, CASES[name](), args.repeats, args.compiled))

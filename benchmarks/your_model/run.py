@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import harness
-import torch
-import torch._dynamo.config
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -132,11 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured(args: argparse.Namespace) -> list[Row]:
     """The rows, on one core."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    torch._dynamo.config.recompile_limit = 256
+    harness.one_core()
     rows = []
     for make in MODELS:
         if make.__name__ in args.model:

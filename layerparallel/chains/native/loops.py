@@ -346,9 +346,11 @@ def _compare(kernel: Kernel, few: Few) -> None:
     )
     pairs = list(zip((*arrived, *pulled), (*end, *back), strict=True))
     for k, g in enumerate((*gradients[0], *gradients[1])):
-        nothing = None if g is None else torch.zeros_like(g)
-        if k in right or g is not None:
-            pairs.append((g if g is not None else torch.zeros_like(right[k]), right.get(k, nothing)))  # type: ignore[arg-type]
+        theirs = right.get(k)
+        if g is not None:
+            pairs.append((g, torch.zeros_like(g) if theirs is None else theirs))
+        elif theirs is not None:
+            pairs.append((torch.zeros_like(theirs), theirs))
     bound = 3e-4 if dtype == torch.float32 else 1e-10
     for ours, theirs in pairs:
         theirs = theirs.detach().reshape(ours.shape)

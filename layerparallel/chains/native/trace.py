@@ -161,7 +161,8 @@ INDEXED = (
 
 def _one(b: Builder, node: torch.fx.Node, args: Any, kw: dict[str, Any]) -> Any:
     if not any(isinstance(a, View) for a in _leaves((args, kw))):  # the same in every step
-        found = node.target(*args, **kw)  # type: ignore[operator]
+        assert callable(node.target)
+        found = node.target(*args, **kw)
         return b.numbers(found) if isinstance(found, Tensor) and found.is_floating_point() else found
     if not str(node.target).startswith(INDEXED):
 
